@@ -1,0 +1,113 @@
+"""Wires settings into the objects that domains work with. The command line and Dagster both start here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+from bb_ops.backup.full import FullBackupOptions
+from bb_ops.clock import Clock, SystemClock
+from bb_ops.dsn import Dsn
+from bb_ops.errors import SettingsError
+from bb_ops.repository.ids import SlotKey
+from bb_ops.repository.reports import Level
+from bb_ops.repository.repository import KeyFiles, Repository
+from bb_ops.settings import RepositorySettings, Settings, read_settings
+from bb_ops.storage.base import ObjectStore
+from bb_ops.storage.local import LocalStore
+from bb_ops.validation.restore_test import RestoreTestOptions
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Everything that a command or an asset needs, made from settings."""
+
+    settings: Settings
+    clock: Clock
+
+    @property
+    def database(self) -> Dsn:
+        """The server to back up."""
+        if self.settings.database is None:
+            raise SettingsError("DATABASE_URL is not set: give the server to back up as postgresql://…")
+        return self.settings.database
+
+    @property
+    def repository(self) -> Repository:
+        """The first repository."""
+        if self.settings.repository is None:
+            raise SettingsError("BB_OPS_REPOSITORY is not set: give s3://bucket/prefix or file:///directory")
+        return self._repository(self.settings.repository)
+
+    @property
+    def replica(self) -> Repository:
+        """The second repository."""
+        if self.settings.replica is None:
+            raise SettingsError("BB_OPS_REPLICA is not set: give s3://bucket/prefix or file:///directory")
+        return self._repository(self.settings.replica)
+
+    @property
+    def repositories(self) -> list[Repository]:
+        """Every repository that is set, the first one first."""
+        return [self.repository] + ([self.replica] if self.settings.replica else [])
+
+    def region(self, name: str | None) -> Repository:
+        """Return the repository of a region; the first one when ``name`` is None."""
+        if name is None:
+            return self.repository
+        for repository in self.repositories:
+            if repository.region == name:
+                return repository
+        known = ", ".join(repository.region for repository in self.repositories)
+        raise SettingsError(f"there is no region {name!r}: known are {known}")
+
+    def full_backup_options(self, *, slot: SlotKey | None = None, new_lineage: bool = False) -> FullBackupOptions:
+        """Return how full backups are taken."""
+        return FullBackupOptions(
+            compression_level=self.settings.compression_level,
+            compression_threads=self.settings.compression_threads,
+            part_size_bytes=self.settings.part_size_bytes,
+            fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            new_lineage=new_lineage,
+            slot=slot,
+        )
+
+    def restore_test_options(self, level: Level) -> RestoreTestOptions:
+        """Return how restore tests are done."""
+        settings = self.settings
+        return RestoreTestOptions(level, settings.pg_bindirs, settings.server_user, settings.scratch_directory)
+
+    def _repository(self, place: RepositorySettings) -> Repository:
+        settings = self.settings
+        keys = KeyFiles(
+            encryption=settings.encryption,
+            recipients=settings.recipients_file,
+            identity=settings.identity_file,
+            signing=settings.signing_key_file,
+            signing_public=settings.signing_public_key_file,
+        )
+        return Repository(_store(place), place.region, settings.cluster, keys, self.clock)
+
+
+def operations(settings: Settings | None = None, clock: Clock | None = None) -> Operations:
+    """Return the operations that the settings describe; contacts nothing.
+
+    Raises:
+        SettingsError: a setting is wrong.
+    """
+    return Operations(settings or read_settings(), clock or SystemClock())
+
+
+def _store(place: RepositorySettings) -> ObjectStore:
+    if place.url.startswith("file://"):
+        return LocalStore(Path(place.url.removeprefix("file://")))
+    from bb_ops.storage.s3 import S3Store  # noqa: PLC0415 - the SDK costs 0.3 s that local repositories need not pay
+
+    url = urlparse(place.url)
+    return S3Store(
+        url.netloc,
+        url.path,
+        endpoint_url=place.endpoint_url,
+        region=place.aws_region,
+        access_key_id=place.access_key_id,
+        secret_access_key=place.secret_access_key,
+    )

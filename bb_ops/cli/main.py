@@ -1,0 +1,93 @@
+"""The ``bb-ops`` command: its tree, and the one place where errors become exit codes."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from bb_ops import __version__
+from bb_ops.cli.output import LogFormatter, fail
+from bb_ops.errors import BbOpsError
+
+_COMMANDS = {
+    "backup": "Take backups and see what exists.",
+    "demo": "The embedded world: a real server, two object stores, an application. For trying only.",
+    "doctor": "What is missing, misconfigured or left over, and how to mend it.",
+    "keys": "Make and check encryption and signing keys.",
+    "recover": "Bring a backup back, beside what exists.",
+    "sync": "Copy backups to the other region.",
+    "validate": "Prove that a backup comes back, by restoring it in a throw-away server.",
+}
+"""Each lives in a module of its name, which is imported only when it is called."""
+_INTERRUPTED = 130
+
+
+class _Tree(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands."""
+        del ctx
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command's module and return the command."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bb_ops.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 failed; 2 usage or settings; 3 partly done; 4 bad state found; 5 data differ from their "
+    "checksum; 10 repository missing; 11 locked; 12 cannot decrypt or authenticate; 13 could not measure; "
+    "130 interrupted."
+)
+
+
+@click.group(cls=_Tree, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bb-ops")
+@click.option("-v", "--verbose", is_flag=True, help="Log every operation's start and end.")
+def cli(*, verbose: bool) -> None:
+    """Backups of BookedBarber's PostgreSQL that are copied, restored and proven."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter(for_people=sys.stderr.isatty()))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
+    for library in ("boto3", "botocore", "urllib3"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run a command and return its exit code; every error is one line on standard error."""
+    as_json = "--json" in words
+    try:
+        result: Any = cli.main(args=words, prog_name="bb-ops", standalone_mode=False)
+    except click.exceptions.Abort:
+        return fail(
+            "interrupted: nothing was committed; the same command can be run again", _INTERRUPTED, as_json=as_json
+        )
+    except click.ClickException as error:
+        return fail(error.format_message(), error.exit_code if error.exit_code != 1 else 2, as_json=as_json)
+    except BbOpsError as error:
+        return fail(str(error), error.exit_code, as_json=as_json)
+    except BrokenPipeError:
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""``bb-ops recover``: bring a backup back, beside what exists."""
+
+from pathlib import Path
+
+import click
+
+from bb_ops.bootstrap import operations
+from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
+from bb_ops.findings import Outcome
+from bb_ops.recovery.full import RecoverOptions, recover_full
+from bb_ops.repository.catalog import read_catalog
+
+_NOT_MEASURED = 13
+_BAD_STATE = 4
+_DEFAULT_PORT = 5433
+
+
+@click.group("recover")
+def command() -> None:
+    """Bring a backup back, beside what exists; nothing that exists is ever overwritten."""
+
+
+@command.command("full")
+@click.argument("source", metavar="ID|latest")
+@click.option("--into", required=True, type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
+@click.option("--region", help="Take the backup from this region's repository.")
+@click.option("--start", is_flag=True, help="Leave a server running there, with archiving off.")
+@click.option("--port", default=_DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
+@click.option("--dry-run", is_flag=True, help="Show what would be restored.")
+@json_option
+def full(  # noqa: PLR0913 - one option each
+    *, source: str, into: Path, region: str | None, start: bool, port: int, dry_run: bool, as_json: bool
+) -> int:
+    """Restore the backup SOURCE into an empty directory and check it against PostgreSQL's own manifest.
+
+    Exit 0 when every check passed, 13 when PostgreSQL's programs to check it are missing, 5 when it is damaged.
+    """
+    ops = operations()
+    repository = ops.region(region)
+    entry = read_catalog(repository).find(source)
+    if dry_run:
+        return _show_plan(entry.commit.id, repository.region, into, entry.commit.size_bytes, as_json=as_json)
+    options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user)
+    with progress_bar() as progress:
+        done, error = recover_full(repository, entry, options, progress)
+    if as_json:
+        emit(done.model_dump(mode="json"))
+    else:
+        size = human_bytes(done.restored_bytes)
+        click.echo(f"{done.backup_id} from {done.region}: {size} in {done.duration_s} s into {done.data_directory}")
+        at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
+        click.echo(f"shows the state of {at}, proven {done.proof}")
+        for step in done.steps:
+            click.echo(f"  {step.level} {step.outcome:12} {step.evidence}")
+        if done.connection_string:
+            click.echo(f"connect with: {done.connection_string}")
+    if error is not None:
+        raise error
+    return {Outcome.PASS: 0, Outcome.FAIL: _BAD_STATE, Outcome.NOT_MEASURED: _NOT_MEASURED}[done.outcome]
+
+
+def _show_plan(backup_id: str, region: str, into: Path, size_bytes: int, *, as_json: bool) -> int:
+    if as_json:
+        emit(
+            {
+                "schema_id": "bb-ops/recovery-plan/1",
+                "backup_id": backup_id,
+                "region": region,
+                "into": str(into),
+                "restore_bytes": size_bytes,
+            }
+        )
+    else:
+        click.echo(f"would restore {backup_id} from {region} ({human_bytes(size_bytes)}) into {into}")
+    return 0

@@ -1,0 +1,1 @@
+"""Copies of backups in another region, re-hashed where they arrive."""

@@ -1,0 +1,1 @@
+"""What state things are in."""

@@ -1,0 +1,1 @@
+"""PostgreSQL's own notions: positions, connections, the replication protocol, servers. No policy."""

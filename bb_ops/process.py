@@ -1,0 +1,182 @@
+"""The only place that starts programs: argv lists, deadlines, a whole environment, no shell.
+
+Children die with the thread that started them (PR_SET_PDEATHSIG), so a killed run leaves no process behind.
+Secrets go to a child by environment or by a 0600 file, never by argv.
+"""
+
+import contextlib
+import ctypes
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bb_ops.clock import Stopwatch
+from bb_ops.errors import ProgramFailed, UsageError
+
+_PR_SET_PDEATHSIG = 1
+_TAIL_CHARACTERS = 600
+BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+"""What a child sees unless its caller adds to it; nothing is inherited."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """An operating-system account that a child may run as."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a finished program left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    duration_s: float
+
+
+def account(name: str) -> Account:
+    """Look up an account by name.
+
+    Raises:
+        UsageError: there is no such account.
+    """
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError as error:
+        raise UsageError(f"there is no operating-system account {name!r}: create it or name another one") from error
+    return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, home=entry.pw_dir)
+
+
+def first_account(names: Sequence[str]) -> Account:
+    """Look up the first account that exists.
+
+    Raises:
+        UsageError: none does.
+    """
+    for entry in names[:-1]:
+        try:
+            return account(entry)
+        except UsageError:
+            continue
+    return account(names[-1])
+
+
+def run(  # noqa: PLR0913 - each is a separate property of the child
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    run_as: Account | None = None,
+    accept: frozenset[int] = frozenset({0}),
+) -> Completed:
+    """Run a program to its end, with both outputs drained.
+
+    Raises:
+        ProgramFailed: it could not start, ran over ``timeout_s`` (then it and its children are killed), or ended
+            with a code outside ``accept``; the message carries the end of its error output.
+    """
+    name = Path(argv[0]).name
+    watch = Stopwatch()
+    child = start(argv, env=env, cwd=cwd, run_as=run_as, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        stdout, stderr = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise ProgramFailed(f"{name} did not finish within {timeout_s:g} s and was stopped") from error
+    finally:
+        if child.poll() is None:
+            kill_group(child)
+    done = Completed(child.returncode, _text(stdout), _text(stderr), watch.elapsed_s)
+    if done.returncode not in accept:
+        said = (done.stderr.strip() or done.stdout.strip())[-_TAIL_CHARACTERS:]
+        raise ProgramFailed(f"{name} ended with code {done.returncode}: {said}")
+    return done
+
+
+def start(  # noqa: PLR0913 - each is a separate property of the child
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    run_as: Account | None = None,
+    stdout: int | None = subprocess.DEVNULL,
+    stderr: int | None = subprocess.DEVNULL,
+    outlive: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own and return it running.
+
+    Args:
+        argv: The program, by absolute path where it matters which one, and its arguments.
+        env: Added to BASE_ENVIRONMENT; the child sees nothing else.
+        cwd: Where the child starts; the root directory when not given.
+        run_as: The account to become; only root can.
+        stdout: A file descriptor or a ``subprocess`` constant.
+        stderr: Likewise.
+        outlive: Let the child live on when this process ends.
+
+    Raises:
+        ProgramFailed: the program cannot be started.
+    """
+    identity: dict[str, object] = {}
+    if run_as is not None and os.geteuid() == 0:
+        identity = {"user": run_as.uid, "group": run_as.gid, "extra_groups": []}
+    home = run_as.home if run_as is not None else "/nonexistent"
+    try:
+        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]  # noqa: S603 - argv list, no shell
+            [os.fspath(word) for word in argv],
+            env={**BASE_ENVIRONMENT, "HOME": home, **(env or {})},
+            cwd=cwd or "/",
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=None if outlive else _die_with_parent(),  # noqa: PLW1509 - one prctl call, no lock taken
+            **identity,
+        )
+    except OSError as error:
+        raise ProgramFailed(f"cannot start {argv[0]}: {error.strerror}") from error
+
+
+def kill_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child started by ``start`` and all that it started, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None when there is no such process.
+
+    Together with the pid it names one process for ever (proc(5), field 22 of ``stat``).
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[19])
+
+
+def _die_with_parent() -> Callable[[], None]:
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def set_signal() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+        if os.getppid() != parent:
+            os._exit(125)
+
+    return set_signal
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")

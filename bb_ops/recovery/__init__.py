@@ -1,0 +1,1 @@
+"""Bring a backup back, always beside what exists."""

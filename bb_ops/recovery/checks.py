@@ -1,0 +1,47 @@
+"""What a restored directory and a server on it must show before anybody may rely on them."""
+
+from pathlib import Path
+
+from bb_ops.dsn import Dsn
+from bb_ops.errors import IntegrityError
+from bb_ops.findings import Outcome
+from bb_ops.postgres import inspect
+from bb_ops.postgres.connection import connect
+from bb_ops.postgres.lsn import Lsn
+from bb_ops.postgres.programs import Programs
+from bb_ops.process import Account
+from bb_ops.recovery.target import MARKER
+from bb_ops.repository.manifest import BackupCommit
+
+
+def check_contents(programs: Programs, directory: Path, owner: Account | None) -> tuple[Outcome, str]:
+    """L2: PostgreSQL's own manifest names every file, its size and checksum.
+
+    Raises:
+        IntegrityError: the directory differs from it.
+    """
+    complaints = inspect.check_manifest(programs, directory, owner, ignore=(MARKER,))
+    if complaints:
+        raise IntegrityError(f"the restored files differ from backup_manifest: {'; '.join(complaints)}")
+    return Outcome.PASS, "pg_verifybackup: every file of backup_manifest is there and right"
+
+
+def check_wal(programs: Programs, directory: Path, commit: BackupCommit, owner: Account | None) -> tuple[Outcome, str]:
+    """L3: every WAL record from the start of replay to the recorded end can be read."""
+    end = commit.wal_end_lsn if commit.wal_end_lsn % commit.wal_segment_bytes else commit.end_lsn
+    complaints = inspect.check_wal(programs, directory, commit.timeline, commit.start_lsn, end, owner)
+    if complaints:
+        raise IntegrityError(f"the WAL from {commit.start_lsn} to {end} has a hole: {'; '.join(complaints)}")
+    return Outcome.PASS, f"pg_waldump: WAL is continuous from {commit.start_lsn} to {end} on timeline {commit.timeline}"
+
+
+def reached_position(dsn: Dsn, commit: BackupCommit) -> tuple[Outcome, str]:
+    """L4: the checkpoint that ended recovery lies at or behind the position that the commit promises."""
+    with connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT checkpoint_lsn::text, pg_is_in_recovery() FROM pg_control_checkpoint()"
+        ).fetchone()
+    position, recovering = (Lsn.parse(str(row[0])), row[1]) if row else (Lsn(0), True)
+    if recovering or position < commit.wal_end_lsn:
+        return Outcome.FAIL, f"recovery ended at {position}, the commit promises {commit.wal_end_lsn}"
+    return Outcome.PASS, f"the server answers; recovery replayed everything up to {commit.wal_end_lsn}"

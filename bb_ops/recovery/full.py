@@ -1,0 +1,148 @@
+"""Bring a whole cluster back into an empty directory, checked, and on request with a server running on it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bb_ops.clock import Stopwatch
+from bb_ops.errors import BbOpsError, UsageError
+from bb_ops.findings import Outcome, Value
+from bb_ops.postgres.programs import Programs, find_programs
+from bb_ops.postgres.scratch import port_is_free, start_server
+from bb_ops.process import Account
+from bb_ops.recovery.checks import check_contents, check_wal, reached_position
+from bb_ops.recovery.ladder import Climb
+from bb_ops.recovery.restore import Progress, Restored, needed_bytes, relocate_tablespaces, restore
+from bb_ops.recovery.target import check_target, finish_target, server_account
+from bb_ops.repository.catalog import CatalogEntry
+from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.reports import Level, Step
+from bb_ops.repository.repository import Repository
+
+_START_TIMEOUT_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """Where a cluster goes.
+
+    Attributes:
+        into: An empty directory, or one that does not exist; it becomes the data directory.
+        start: Leave a server running there.
+        port: Its port on the loopback address.
+    """
+
+    into: Path
+    start: bool
+    port: int
+    pg_bindirs: tuple[Path, ...]
+    server_user: str | None
+
+
+class Recovery(Value):
+    """What a recovery did.
+
+    Attributes:
+        data_directory: The restored data directory.
+        tablespaces: Where each tablespace is now, by oid.
+        port: The running server's; None where none was started.
+        connection_string: Its address over a private socket, without secrets; None likewise.
+        recovered_to_at: The instant whose state it shows.
+        duration_s: From the start to a checked directory, or to a server that answers.
+        proof: The highest proof level that this copy showed.
+        outcome: The worst answer of the levels that were tried.
+    """
+
+    schema_id: str = "bb-ops/recovery/1"
+    backup_id: str
+    region: str
+    data_directory: Path
+    tablespaces: dict[int, Path]
+    port: int | None
+    connection_string: str | None
+    recovered_to_at: datetime
+    recovered_to_lsn: str
+    restored_bytes: int
+    duration_s: float
+    proof: str | None
+    outcome: Outcome
+    steps: tuple[Step, ...]
+
+
+def recover_full(
+    repository: Repository, entry: CatalogEntry, options: RecoverOptions, progress: Progress
+) -> tuple[Recovery, BbOpsError | None]:
+    """Restore a backup beside everything that exists. Safe to kill: the same call then begins anew.
+
+    Returns:
+        What was done, and the error of the first check that failed, for the exit code.
+
+    Raises:
+        TargetRefused: the directory is not empty, in use, unreachable or too small; nothing was changed.
+        IntegrityError: the backup is damaged; the directory cannot be started.
+        KeyRejected: our identities do not open it.
+    """
+    watch, commit = Stopwatch(), entry.commit
+    if entry.problems:
+        raise BbOpsError(f"{commit.id} is damaged in {repository.region}: {entry.problems[0]}: try another region")
+    if options.start and not port_is_free(options.port):
+        raise UsageError(f"port {options.port} is in use: choose another one with --port")
+    owner = server_account(options.server_user)
+    programs = find_programs(commit.server_major, options.pg_bindirs) if options.start else None
+    oids = tuple(space.oid for space in commit.tablespaces)
+    target = check_target(options.into, owner, needed_bytes(commit), oids)
+    restored = restore(repository, commit, target, progress, durable=True)
+    climb = Climb(Level.L4 if options.start else Level.L3)
+    server = _check_and_start(climb, restored, commit, options, owner, programs)
+    return Recovery(
+        backup_id=commit.id,
+        region=repository.region,
+        data_directory=target.directory,
+        tablespaces={oid: target.tablespaces / str(oid) for oid in oids},
+        port=options.port if server else None,
+        connection_string=server,
+        recovered_to_at=commit.as_of,
+        recovered_to_lsn=str(commit.wal_end_lsn),
+        restored_bytes=restored.restored_bytes,
+        duration_s=watch.elapsed_s,
+        proof=climb.reached.name if climb.reached is not None else None,
+        outcome=climb.outcome,
+        steps=climb.close(),
+    ), climb.error
+
+
+def _check_and_start(  # noqa: PLR0913 - one fact each
+    climb: Climb,
+    restored: Restored,
+    commit: BackupCommit,
+    options: RecoverOptions,
+    owner: Account | None,
+    programs: Programs | None,
+) -> str | None:
+    """Climb from L0 to L3, or to L4 with a server; return the server's address."""
+    directory = restored.target.directory
+    found: list[Programs] = [programs] if programs else []
+    addresses: list[str] = []
+
+    def contents() -> tuple[Outcome, str]:
+        if not found:
+            found.append(find_programs(commit.server_major, options.pg_bindirs))
+        return check_contents(found[0], directory, owner)
+
+    def boot() -> tuple[Outcome, str]:
+        server = start_server(found[0], directory, commit.superuser, owner, options.port, _START_TIMEOUT_S)
+        addresses.append(server.url)
+        return reached_position(server.dsn, commit)
+
+    objects = len(commit.objects)
+    climb.measure(Level.L0, lambda: (Outcome.PASS, f"{objects} objects are there with their sizes"))
+    climb.measure(Level.L1, lambda: (Outcome.PASS, f"{objects} objects hashed, decrypted and decompressed"))
+    whole = climb.measure(Level.L2, contents)
+    whole = whole and climb.measure(Level.L3, lambda: check_wal(found[0], directory, commit, owner))
+    if climb.error is not None:
+        return None
+    relocate_tablespaces(restored, commit)
+    finish_target(restored.target)
+    if whole:
+        climb.measure(Level.L4, boot)
+    return addresses[0] if addresses else None

@@ -1,0 +1,166 @@
+"""Restore a backup into an empty directory: several parts at once, each verified, the control file last."""
+
+import ctypes
+import io
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from bb_ops.clock import Stopwatch
+from bb_ops.errors import IntegrityError, TargetRefused
+from bb_ops.files import fsync_directory
+from bb_ops.postgres.fingerprint import Fingerprints
+from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
+from bb_ops.recovery.target import Target, prepare_target
+from bb_ops.repository.manifest import BackupCommit, ObjectRole, StoredObject
+from bb_ops.repository.repository import Repository
+
+_LOGGER = logging.getLogger(__name__)
+_MOST_THREADS = 8
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A data directory that was restored and whose every byte was verified.
+
+    Attributes:
+        restored_bytes: Raw bytes written.
+        fingerprints: What was recorded at the source; None where nothing was.
+        duration_s: Seconds from the first byte read to a complete directory.
+    """
+
+    target: Target
+    restored_bytes: int
+    fingerprints: Fingerprints | None
+    duration_s: float
+
+
+def restore(
+    repository: Repository, commit: BackupCommit, target: Target, progress: Progress, *, durable: bool
+) -> Restored:
+    """Restore a backup into a checked target.
+
+    A crash leaves a directory without a control file, which no server starts; the same call then begins anew.
+
+    Args:
+        repository: Where the backup is.
+        commit: Which one.
+        target: From ``check_target``.
+        progress: Told about raw bytes.
+        durable: Force everything to disk before the control file appears; a throw-away copy need not.
+
+    Raises:
+        IntegrityError: an object is missing or damaged; the message names it.
+        KeyRejected: our identities do not open it.
+    """
+    watch = Stopwatch()
+    _LOGGER.info("restore starts", extra={"backup_id": commit.id, "region": repository.region})
+    prepare_target(target, commit.id)
+    for space in commit.tablespaces:
+        _make_tablespace(target, space.oid)
+    archives = commit.with_role(ObjectRole.ARCHIVE)
+    total = sum(entry.raw_size_bytes for entry in archives)
+    done = 0
+    threads = min(_MOST_THREADS, max(2, os.cpu_count() or 1))
+    with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
+        largest_first = sorted(archives, key=lambda entry: entry.raw_size_bytes, reverse=True)
+        waiting = [pool.submit(_extract, repository, commit, entry, target) for entry in largest_first]
+        try:
+            for finished in as_completed(waiting):
+                done += finished.result()
+                progress("restore", done, total)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    (target.directory / "backup_manifest").write_bytes(_read(repository, commit, ObjectRole.MANIFEST))
+    target.chown(target.directory / "backup_manifest")
+    _complete(target, durable=durable)
+    _LOGGER.info("restore ends", extra={"backup_id": commit.id, "duration_s": watch.elapsed_s, "size_bytes": done})
+    return Restored(target, done, read_fingerprints(repository, commit), watch.elapsed_s)
+
+
+def read_fingerprints(repository: Repository, commit: BackupCommit) -> Fingerprints | None:
+    """Return what was recorded of the source's rows; None where nothing was."""
+    if not commit.with_role(ObjectRole.FINGERPRINTS):
+        return None
+    return Fingerprints.model_validate_json(_read(repository, commit, ObjectRole.FINGERPRINTS))
+
+
+def relocate_tablespaces(restored: Restored, commit: BackupCommit) -> None:
+    """Tell the server where the tablespaces are now; it reads ``tablespace_map`` at its first start and links them.
+
+    Done after the manifest was checked, because the map is one of the files that the manifest names.
+    """
+    if not commit.tablespaces:
+        return
+    lines = [
+        f"{space.oid} {_escape(str(restored.target.tablespaces / str(space.oid)))}\n" for space in commit.tablespaces
+    ]
+    path = restored.target.directory / "tablespace_map"
+    path.write_text("".join(lines), encoding="utf-8")
+    restored.target.chown(path)
+
+
+def needed_bytes(commit: BackupCommit) -> int:
+    """Return how much room a restore takes."""
+    return commit.size_bytes
+
+
+def _extract(repository: Repository, commit: BackupCommit, entry: StoredObject, target: Target) -> int:
+    root = target.directory if entry.tablespace_oid is None else target.tablespaces / str(entry.tablespace_oid)
+    try:
+        with Extractor(target, root) as extractor:
+            return repository.open_object(commit, entry, extractor)
+    except FileExistsError as error:
+        where = f"{repository.store.url}/{repository.object_key(commit, entry)}"
+        raise IntegrityError(f"{where} holds {error.filename} twice") from error
+
+
+def _read(repository: Repository, commit: BackupCommit, role: ObjectRole) -> bytes:
+    entries = commit.with_role(role)
+    if len(entries) != 1:
+        raise IntegrityError(f"the commit of {commit.id} names {len(entries)} objects as {role}, expected one")
+    buffer = io.BytesIO()
+    repository.open_object(commit, entries[0], buffer)
+    return buffer.getvalue()
+
+
+def _make_tablespace(target: Target, oid: int) -> None:
+    folder = target.tablespaces / str(oid)
+    for path in (target.tablespaces, folder, target.directory / "pg_tblspc"):
+        path.mkdir(mode=0o700, exist_ok=True)
+        target.chown(path)
+    link = target.directory / "pg_tblspc" / str(oid)
+    link.symlink_to(folder)
+    target.chown(link)
+
+
+def _complete(target: Target, *, durable: bool) -> None:
+    partial = target.directory / CONTROL_PARTIAL
+    if not partial.is_file():
+        raise IntegrityError(f"the backup holds no {CONTROL_FILE}")
+    if durable:
+        _sync_file_system(target.directory)
+        if target.tablespaces.exists():
+            _sync_file_system(target.tablespaces)
+    partial.rename(target.directory / CONTROL_FILE)
+    fsync_directory(partial.parent)
+
+
+def _sync_file_system(directory: Path) -> None:
+    """Force a whole file system to disk (syncfs(2)): one call is faster than an fsync of every file."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            raise TargetRefused(f"{directory}: cannot be forced to disk: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(descriptor)
+
+
+def _escape(path: str) -> str:
+    r"""Escape a location as PostgreSQL's tablespace_map does: a backslash before newlines and backslashes."""
+    return path.replace("\\", "\\\\").replace("\n", "\\\n")

@@ -1,0 +1,160 @@
+"""What exists: read from a listing and the signed commits alone; no index that could be wrong or lost."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, RepositoryMissing, UsageError
+from bb_ops.findings import Outcome
+from bb_ops.repository import layout
+from bb_ops.repository.ids import is_backup_id
+from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.reports import Level, Proof
+from bb_ops.repository.repository import Repository
+from bb_ops.storage.base import ObjectInfo
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One committed backup in one repository.
+
+    Attributes:
+        problems: What the listing shows to be wrong: objects missing or of another size.
+        proofs: What was measured on it, oldest first.
+    """
+
+    commit: BackupCommit
+    problems: tuple[str, ...]
+    proofs: tuple[Proof, ...]
+
+    @property
+    def proven_level(self) -> Level | None:
+        """The highest level that still holds: later failures void earlier successes; None where none was measured."""
+        level: Level | None = None
+        for proof in self.proofs:
+            reached = None if proof.level is None else Level[proof.level]
+            if proof.outcome == Outcome.FAIL or level is None:
+                level = reached
+            elif reached is not None:
+                level = max(level, reached)
+        return None if self.problems else level
+
+    @property
+    def failed(self) -> bool:
+        """Whether the newest measurement failed, or the listing shows damage."""
+        return bool(self.problems) or bool(self.proofs and self.proofs[-1].outcome == Outcome.FAIL)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Objects of a backup that was never committed."""
+
+    system_id: str
+    backup_id: str
+    keys: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass
+class Catalog:
+    """Everything of one cluster in one repository.
+
+    Attributes:
+        entries: Committed backups, oldest first by position.
+        damaged: Commits and proofs that are damaged or forged, each with its one-line reason.
+        leftovers: What dead or running backups left uncommitted.
+    """
+
+    region: str
+    entries: list[CatalogEntry] = field(default_factory=list)
+    damaged: list[BbOpsError] = field(default_factory=list)
+    leftovers: list[Leftover] = field(default_factory=list)
+
+    def find(self, backup_id: str) -> CatalogEntry:
+        """Return a backup by its id, or the newest one for ``latest``.
+
+        Raises:
+            RepositoryMissing: there is no such backup.
+            IntegrityError, KeyRejected: its commit is damaged or forged.
+        """
+        if backup_id == "latest":
+            if self.entries:
+                return self.entries[-1]
+            if self.damaged:
+                raise self.damaged[-1]
+            raise RepositoryMissing(f"{self.region} holds no backup yet: take one with `bb-ops backup full`")
+        if not is_backup_id(backup_id):
+            raise UsageError(f"{backup_id!r} is no backup id: see `bb-ops backup list`, or say latest")
+        for entry in self.entries:
+            if entry.commit.id == backup_id:
+                return entry
+        for error in self.damaged:
+            if f"/{backup_id}/" in str(error):
+                raise error
+        raise RepositoryMissing(f"{self.region} holds no backup {backup_id}: see `bb-ops backup list`")
+
+
+def read_catalog(repository: Repository, system_id: str | None = None) -> Catalog:
+    """Read everything of a repository's cluster, or of one of its systems.
+
+    Raises:
+        RepositoryMissing: there is no repository.
+    """
+    repository.open()
+    catalog = Catalog(repository.region)
+    for system in repository.system_ids():
+        if system_id in {None, system}:
+            _read_system(repository, system, catalog)
+    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.end_lsn))
+    return catalog
+
+
+def _read_system(repository: Repository, system_id: str, catalog: Catalog) -> None:
+    backups: dict[str, list[ObjectInfo]] = defaultdict(list)
+    for info in repository.store.objects(layout.base_prefix(repository.cluster, system_id)):
+        backup_id = layout.backup_id_of(info.key)
+        if backup_id is not None:
+            backups[backup_id].append(info)
+    proofs = _read_proofs(repository, system_id, catalog)
+    for backup_id, infos in backups.items():
+        if not any(info.key == layout.commit_key(repository.cluster, system_id, backup_id) for info in infos):
+            keys = tuple(info.key for info in infos)
+            catalog.leftovers.append(Leftover(system_id, backup_id, keys, sum(info.size_bytes for info in infos)))
+            continue
+        try:
+            commit = repository.read_commit(system_id, backup_id)
+        except (IntegrityError, KeyRejected) as error:
+            catalog.damaged.append(error)
+            continue
+        if commit is not None:
+            problems = tuple(_compare_listing(repository, commit, infos))
+            catalog.entries.append(CatalogEntry(commit, problems, tuple(proofs.get(backup_id, ()))))
+
+
+def _compare_listing(repository: Repository, commit: BackupCommit, infos: list[ObjectInfo]) -> list[str]:
+    sizes = {info.key: info.size_bytes for info in infos}
+    found = []
+    for entry in commit.objects:
+        key = repository.object_key(commit, entry)
+        if key not in sizes:
+            found.append(f"{repository.store.url}/{key} is missing")
+        elif sizes[key] != entry.size_bytes:
+            found.append(f"{repository.store.url}/{key} has {sizes[key]} bytes instead of {entry.size_bytes}")
+    return found
+
+
+def _read_proofs(repository: Repository, system_id: str, catalog: Catalog) -> dict[str, list[Proof]]:
+    found: dict[str, list[Proof]] = defaultdict(list)
+    for info in list(repository.store.objects(layout.evidence_prefix(repository.cluster, system_id))):
+        data = repository.store.read(info.key)
+        if data is None:
+            continue
+        try:
+            proof = repository.parse_proof(data, info.key)
+        except (IntegrityError, KeyRejected) as error:
+            catalog.damaged.append(error)
+            continue
+        if info.key == layout.proof_key(repository.cluster, system_id, proof.backup_id, proof.id):
+            found[proof.backup_id].append(proof)
+    for proofs in found.values():
+        proofs.sort(key=lambda proof: proof.started_at)
+    return found

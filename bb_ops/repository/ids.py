@@ -1,0 +1,46 @@
+"""Names of backups and slots."""
+
+import re
+import secrets
+from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+SLOT_TIME = time(2, 0, tzinfo=UTC)
+"""When a daily slot opens (02:00 UTC); the slot named after a day lasts until the next one opens."""
+
+_ID = r"[0-9]{8}T[0-9]{6}Z-[a-z]+-[0-9a-f]{8}"
+_ID_PATTERN = re.compile(_ID, re.ASCII)
+BackupId = Annotated[str, StringConstraints(pattern=f"^{_ID}$")]
+SlotKey = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+
+
+class BackupKind(StrEnum):
+    """What a backup holds."""
+
+    FULL = "full"
+
+
+def new_backup_id(kind: BackupKind, at: datetime) -> BackupId:
+    """Return a fresh id such as ``20261124T020000Z-full-1f3a9c0e``; names never order, positions do."""
+    return f"{at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(4)}"
+
+
+def is_backup_id(text: str) -> bool:
+    """Say whether a text has the form of a backup id."""
+    return _ID_PATTERN.fullmatch(text) is not None
+
+
+def daily_slot(at: datetime) -> SlotKey:
+    """Return the daily slot whose window holds ``at``."""
+    utc = at.astimezone(UTC)
+    opened = timedelta(hours=SLOT_TIME.hour, minutes=SLOT_TIME.minute)
+    return f"{utc - opened:%Y-%m-%d}"
+
+
+def slot_window(slot: SlotKey) -> tuple[datetime, datetime]:
+    """Return when a daily slot opens and when it is over."""
+    opens = datetime.combine(datetime.strptime(slot, "%Y-%m-%d").replace(tzinfo=UTC).date(), SLOT_TIME)
+    return opens, opens + timedelta(days=1)

@@ -1,0 +1,70 @@
+"""Where things are. Documented in docs/repository-format.md; stable for a format version.
+
+bb-ops-repository.json                                  the marker of a repository
+{cluster}/{system_id}/base/{backup_id}/COMMIT.json      written last: without it there is no backup
+{cluster}/{system_id}/base/{backup_id}/{archive}.{n}.tar.zst.age
+{cluster}/{system_id}/base/{backup_id}/backup_manifest.zst.age
+{cluster}/{system_id}/base/{backup_id}/fingerprints.json.zst.age
+{cluster}/{system_id}/evidence/{backup_id}/{proof_id}.json
+{cluster}/locks/{name}/{fence}.json
+"""
+
+MARKER = "bb-ops-repository.json"
+COMMIT_NAME = "COMMIT.json"
+_BASE = "/base/"
+
+
+def cluster_prefix(cluster: str) -> str:
+    """Return the prefix of everything of a cluster."""
+    return f"{cluster}/"
+
+
+def base_prefix(cluster: str, system_id: str) -> str:
+    """Return the prefix of a system's base backups."""
+    return f"{cluster}/{system_id}{_BASE}"
+
+
+def backup_prefix(cluster: str, system_id: str, backup_id: str) -> str:
+    """Return the prefix of one backup's objects."""
+    return f"{base_prefix(cluster, system_id)}{backup_id}/"
+
+
+def commit_key(cluster: str, system_id: str, backup_id: str) -> str:
+    """Return the key of the object that makes a backup exist."""
+    return backup_prefix(cluster, system_id, backup_id) + COMMIT_NAME
+
+
+def part_name(archive: str, number: int, suffix: str) -> str:
+    """Return an archive part's name: ``base.0000.tar.zst.age``, or ``{tablespace oid}.0000.…``."""
+    return f"{archive}.{number:04d}.tar{suffix}"
+
+
+def manifest_name(suffix: str) -> str:
+    """Return the name of PostgreSQL's own manifest of a backup."""
+    return f"backup_manifest{suffix}"
+
+
+def fingerprints_name(suffix: str) -> str:
+    """Return the name of the source's fingerprints."""
+    return f"fingerprints.json{suffix}"
+
+
+def evidence_prefix(cluster: str, system_id: str, backup_id: str = "") -> str:
+    """Return the prefix of the proofs of one backup, or of all."""
+    return f"{cluster}/{system_id}/evidence/" + (f"{backup_id}/" if backup_id else "")
+
+
+def proof_key(cluster: str, system_id: str, backup_id: str, proof_id: str) -> str:
+    """Return the key of one proof."""
+    return f"{evidence_prefix(cluster, system_id, backup_id)}{proof_id}.json"
+
+
+def lock_prefix(cluster: str, name: str) -> str:
+    """Return the prefix of a lock's leases."""
+    return f"{cluster}/locks/{name}/"
+
+
+def backup_id_of(key: str) -> str | None:
+    """Return the backup that a key below ``base/`` belongs to; None for other keys."""
+    _, found, rest = key.partition(_BASE)
+    return rest.partition("/")[0] if found and "/" in rest else None

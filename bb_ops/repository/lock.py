@@ -1,0 +1,160 @@
+"""A lock that holds between processes, hosts and schedulers: leases with fencing numbers in the repository.
+
+Leases are write-once objects numbered upwards. Whoever creates the next number, which the store lets only one writer
+do, holds the lock until the lease ends; while it works it creates further numbers. A holder that dies blocks nobody
+for longer than one lease, and on its own host for no time at all: a dead process is seen at once.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
+
+from bb_ops import process
+from bb_ops.clock import Clock
+from bb_ops.errors import AlreadyExists, BbOpsError, Locked, StoreFailed
+from bb_ops.findings import Value
+from bb_ops.repository import layout
+from bb_ops.storage.base import ObjectStore
+
+LEASE = timedelta(seconds=60)
+"""How long a lease lasts; renewed after a third of it. Also the clock difference between hosts that is tolerated."""
+_DIGITS = 12
+
+
+class Lease(Value):
+    """One lease, as stored."""
+
+    schema_id: str = "bb-ops/lease/1"
+    holder: str
+    host: str
+    process: str
+    expires_at: datetime
+    released: bool = False
+
+
+class HeldLock:
+    """A lock that we hold; ``check`` before any step that must not be done twice."""
+
+    def __init__(self, store: ObjectStore, prefix: str, clock: Clock, first_fence: int, holder: str) -> None:
+        """Remember the lease we won."""
+        self._store = store
+        self._prefix = prefix
+        self._clock = clock
+        self._fence = first_fence
+        self._holder = holder
+        self._expires_at = clock.now() + LEASE
+        self._lost: str | None = None
+        self._ended = Event()
+        self._thread = Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Prove that we still hold the lock.
+
+        Raises:
+            Locked: the lease ran out or another run took over; what we were about to do must not be done.
+        """
+        if self._lost is None and self._clock.now() >= self._expires_at:
+            self._lost = "the lease ran out while the repository could not be reached"
+        if self._lost is not None:
+            raise Locked(f"the lock {self._prefix} was lost: {self._lost}; nothing was committed")
+
+    def release(self) -> None:
+        """Give the lock back and remove its old leases where the store allows that."""
+        self._ended.set()
+        self._thread.join()
+        if self._lost is None:
+            self._put(_lease(self._holder, self._clock.now(), released=True))
+        for info in list(self._store.objects(self._prefix)):
+            if _fence(info.key) < self._fence - 1:
+                self._store.delete(info.key)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(LEASE.total_seconds() / 3):
+            self._put(_lease(self._holder, self._clock.now() + LEASE))
+
+    def _put(self, lease: Lease) -> None:
+        try:
+            self._store.create(_key(self._prefix, self._fence + 1), lease.model_dump_json().encode())
+        except AlreadyExists:
+            self._lost = "another run took over"
+            self._ended.set()
+        except StoreFailed:
+            return  # the next renewal tries again; `check` sees an expired lease
+        else:
+            self._fence += 1
+            self._expires_at = lease.expires_at
+
+
+@contextmanager
+def lock(store: ObjectStore, cluster: str, name: str, clock: Clock, purpose: str) -> Iterator[HeldLock]:
+    """Hold the lock ``name`` of a cluster during a block.
+
+    Raises:
+        Locked: another run holds it; the message says who and until when.
+    """
+    prefix = layout.lock_prefix(cluster, name)
+    newest = max((info.key for info in store.objects(prefix)), default=None)
+    fence = 0
+    if newest is not None:
+        fence = _fence(newest)
+        _refuse_live(store, newest, clock)
+    holder = f"{purpose} by {socket.gethostname()} pid {os.getpid()}"
+    try:
+        store.create(_key(prefix, fence + 1), _lease(holder, clock.now() + LEASE).model_dump_json().encode())
+    except AlreadyExists as error:
+        raise Locked(f"another run took the lock {prefix} at this moment: try again later") from error
+    held = HeldLock(store, prefix, clock, fence + 1, holder)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+def _refuse_live(store: ObjectStore, key: str, clock: Clock) -> None:
+    data = store.read(key)
+    if data is None:
+        return
+    try:
+        lease = Lease.model_validate(json.loads(data))
+    except ValueError as error:
+        raise BbOpsError(f"{store.url}/{key} is not a lease: remove it once no run is active") from error
+    if lease.released or clock.now() >= lease.expires_at or _is_dead(lease):
+        return
+    raise Locked(f"{lease.holder} is at work (lease until {lease.expires_at:%H:%M:%S} UTC): wait for it to end")
+
+
+def _is_dead(lease: Lease) -> bool:
+    if lease.host != _host():
+        return False
+    pid, _, ticks = lease.process.partition("@")
+    return process.start_ticks(int(pid)) != int(ticks)
+
+
+def _lease(holder: str, expires_at: datetime, *, released: bool = False) -> Lease:
+    return Lease(
+        holder=holder,
+        host=_host(),
+        process=f"{os.getpid()}@{process.start_ticks(os.getpid())}",
+        expires_at=expires_at,
+        released=released,
+    )
+
+
+def _host() -> str:
+    """Name this boot of this host and this process namespace: only there do process numbers mean the same."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+
+
+def _key(prefix: str, fence: int) -> str:
+    return f"{prefix}{fence:0{_DIGITS}d}.json"
+
+
+def _fence(key: str) -> int:
+    return int(key.rpartition("/")[2].removesuffix(".json"))

@@ -1,0 +1,89 @@
+"""What one region can promise at an instant. Pure."""
+
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime
+
+from bb_ops.findings import Value
+from bb_ops.repository.catalog import Catalog
+from bb_ops.repository.ids import SlotKey, daily_slot
+from bb_ops.repository.reports import Level
+
+PROVEN = Level.L5
+"""From here on a backup counts as proven: it was restored, and its structure is sound."""
+SLOTS_WATCHED = 14
+"""How far back missed slots are reported."""
+
+
+class Window(Value):
+    """A stretch of time that can be restored to; without archived WAL it is one instant."""
+
+    from_at: AwareDatetime
+    to_at: AwareDatetime
+
+
+class RegionStatus(Value):
+    """One region's promise.
+
+    Attributes:
+        windows: Instants that a restore can reach.
+        gaps: Where the write-ahead log has holes; only archived WAL can have them.
+        lag_s: Seconds since the newest instant that can be restored to; None where there is none.
+        last_proven_at: When a backup last reached proof level L5; None where none ever did.
+        missing_slots: Daily slots since the first backup that no backup represents.
+        problems: Damage, failed proofs, leftovers.
+    """
+
+    name: str
+    backups: int = 0
+    windows: tuple[Window, ...] = ()
+    gaps: tuple[str, ...] = ()
+    lag_s: float | None = None
+    last_proven_at: AwareDatetime | None = None
+    last_proven_level: str | None = None
+    missing_slots: tuple[SlotKey, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a proven backup exists and nothing is missing or damaged."""
+        return self.last_proven_at is not None and not (self.gaps or self.missing_slots or self.problems)
+
+
+def region_status(catalog: Catalog, now: datetime) -> RegionStatus:
+    """Say what a region can promise."""
+    instants = [entry.commit.as_of for entry in catalog.entries if not entry.failed]
+    proven = [
+        (proof.started_at + timedelta(seconds=proof.duration_s), entry.proven_level)
+        for entry in catalog.entries
+        for proof in entry.proofs
+        if entry.proven_level is not None and entry.proven_level >= PROVEN and proof.level == entry.proven_level.name
+    ]
+    last = max(proven, default=None)
+    problems = [str(error) for error in catalog.damaged]
+    for entry in catalog.entries:
+        problems += entry.problems
+        if entry.failed and not entry.problems:
+            problems.append(f"{entry.commit.id}: its newest test failed, see `bb-ops backup show {entry.commit.id}`")
+        if entry.commit.encryption == "none":
+            problems.append(f"{entry.commit.id} is not encrypted")
+    return RegionStatus(
+        name=catalog.region,
+        backups=len(catalog.entries),
+        windows=tuple(Window(from_at=instant, to_at=instant) for instant in instants),
+        lag_s=(now - max(instants)).total_seconds() if instants else None,
+        last_proven_at=last[0] if last else None,
+        last_proven_level=last[1].name if last and last[1] is not None else None,
+        missing_slots=missing_slots(catalog, now),
+        problems=tuple(problems),
+    )
+
+
+def missing_slots(catalog: Catalog, now: datetime) -> tuple[SlotKey, ...]:
+    """Return the daily slots, up to the open one, that no backup represents, since the first backup; newest 14."""
+    present = {entry.commit.slot for entry in catalog.entries}
+    if not present:
+        return (daily_slot(now),)
+    watched = (daily_slot(now - timedelta(days=days)) for days in range(SLOTS_WATCHED))
+    first = min(present)
+    return tuple(sorted(slot for slot in watched if slot >= first and slot not in present))

@@ -1,0 +1,137 @@
+"""The contract that every object store keeps. One conformance suite checks them all."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One stored object."""
+
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Bytes of a write that never finished; they are not an object and no listing shows them."""
+
+    key: str
+    reference: str
+    size_bytes: int
+
+
+class ObjectReader(Protocol):
+    """A stream of an object's bytes."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to ``size`` bytes, b"" at the end.
+
+        Raises:
+            StoreFailed: the store broke off, or the object ended before its size.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the connection back."""
+        ...
+
+
+class ObjectWriter(Protocol):
+    """Writes one new object, of any size, in bounded memory.
+
+    As a context manager it commits at the end of the block and abandons the object when the block raises.
+    Nothing is visible before the commit.
+    """
+
+    def write(self, data: bytes, /) -> int:
+        """Take the next bytes; blocks while too many wait to be stored."""
+        ...
+
+    def commit(self) -> ObjectInfo:
+        """Make the object visible and durable, if its key is free.
+
+        Raises:
+            AlreadyExists: the key is taken; the older object is untouched.
+            StoreFailed: the store refused or failed; the object is not visible.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Throw away what was written. Safe to repeat, and after a commit it does nothing."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Commit, or abandon when the block raised."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """A place for write-once objects, named by ``/``-separated keys.
+
+    Keys are never overwritten: every write is create-if-absent, decided by the store itself, so of many writers of one
+    key exactly one wins. Reads see every finished write (strong consistency). Each error is a StoreFailed or one of
+    its kinds, or RepositoryMissing where the bucket or directory does not exist.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets."""
+        ...
+
+    def check(self) -> None:
+        """Prove that the place exists and answers.
+
+        Raises:
+            RepositoryMissing: it does not exist.
+        """
+        ...
+
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """Store a small object, if its key is free.
+
+        Raises:
+            AlreadyExists: the key is taken.
+        """
+        ...
+
+    def writer(self, key: str) -> ObjectWriter:
+        """Begin a new object of unknown size."""
+        ...
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object whole; None where there is none."""
+        ...
+
+    def reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader | None:
+        """Open a stream from byte ``start``, of ``length`` bytes or to the end; None where there is no object."""
+        ...
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Describe an object; None where there is none."""
+        ...
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield every object whose key begins with ``prefix``, in the order of the keys' bytes, however many."""
+        ...
+
+    def children(self, prefix: str) -> list[str]:
+        """Return the names directly below ``prefix`` (which ends with ``/`` or is empty) that have keys below them."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that does not exist is no error."""
+        ...
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield what dead writers left, active ones included: the caller knows which runs are alive."""
+        ...
+
+    def remove_unfinished(self, leftover: Unfinished) -> None:
+        """Remove one of them; one that is gone is no error."""
+        ...

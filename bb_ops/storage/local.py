@@ -1,0 +1,227 @@
+"""A directory as object store: one file an object, durable, created by link(2) so that the first writer wins."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Self, TypeVar
+
+from bb_ops.errors import AlreadyExists, BbOpsError, RepositoryMissing, StoreFailed
+from bb_ops.files import PARTIAL_SUFFIX, fsync_directory, make_directory, partial_path
+from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished
+
+_T = TypeVar("_T")
+_OPEN_ATTEMPTS = 5
+
+
+class LocalStore:
+    """Objects as files below one directory."""
+
+    def __init__(self, root: Path) -> None:
+        """Use the directory ``root``, which may not exist yet."""
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"file://{self._root}"
+
+    def check(self) -> None:
+        """Prove that the directory exists and can be read."""
+        if not self._root.is_dir():
+            raise RepositoryMissing(
+                f"{self.url} does not exist: create the directory, or take the first backup into it"
+            )
+        self._guard(lambda: next(self._root.iterdir(), None))
+
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """Store a small object, if its key is free."""
+        with self.writer(key) as writer:
+            writer.write(data)
+        return ObjectInfo(key, len(data))
+
+    def writer(self, key: str) -> "LocalWriter":
+        """Begin a new object."""
+        path = self._path(key)
+        return self._guard(lambda: LocalWriter(key, path))
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object whole."""
+        try:
+            return self._guard(self._path(key).read_bytes)
+        except FileNotFoundError:
+            return None
+
+    def reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader | None:
+        """Open a stream."""
+        try:
+            handle = self._guard(lambda: self._path(key).open("rb"))
+        except FileNotFoundError:
+            return None
+        handle.seek(start)
+        return _LocalReader(handle, length)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Describe an object."""
+        try:
+            return ObjectInfo(key, self._guard(self._path(key).stat).st_size)
+        except FileNotFoundError:
+            return None
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield every object whose key begins with ``prefix``."""
+        folder = prefix.rpartition("/")[0]
+        yield from sorted(
+            (
+                ObjectInfo(key, path.stat().st_size)
+                for path, key in self._walk(self._root / folder)
+                if not key.endswith(PARTIAL_SUFFIX) and key.startswith(prefix)
+            ),
+            key=lambda info: info.key.encode(),
+        )
+
+    def children(self, prefix: str) -> list[str]:
+        """Return the names directly below ``prefix``."""
+        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        if not folder.is_dir():
+            return []
+        return sorted(entry.name for entry in self._guard(lambda: list(os.scandir(folder))) if entry.is_dir())
+
+    def delete(self, key: str) -> None:
+        """Remove an object, and the folders that it leaves empty."""
+        path = self._path(key)
+        self._guard(lambda: path.unlink(missing_ok=True))
+        parent = path.parent
+        while parent != self._root:
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, gone already, or not ours: an empty folder is no object
+                return
+            parent = parent.parent
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield temporary files of writers, alive or dead."""
+        for path, key in self._walk(self._root):
+            if key.endswith(PARTIAL_SUFFIX):
+                folder, _, name = key.rpartition("/")
+                target = name.removeprefix(".").removesuffix(PARTIAL_SUFFIX).rpartition(".")[0]
+                yield Unfinished(f"{folder}/{target}".lstrip("/"), key, path.stat().st_size)
+
+    def remove_unfinished(self, leftover: Unfinished) -> None:
+        """Remove one of them."""
+        self.delete(leftover.reference)
+
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or any(part in {"", ".", ".."} for part in key.split("/")):
+            raise StoreFailed(f"not a key: {key!r}")
+        return self._root / key
+
+    def _walk(self, folder: Path) -> Iterator[tuple[Path, str]]:
+        for directory, _, names in os.walk(folder):
+            for name in names:
+                path = Path(directory) / name
+                yield path, path.relative_to(self._root).as_posix()
+
+    def _guard(self, action: Callable[[], _T]) -> _T:
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _failed(self.url, error) from error
+
+
+class LocalWriter:
+    """Writes a new file under a temporary name and links it to its own when it is whole."""
+
+    def __init__(self, key: str, path: Path) -> None:
+        """Open the temporary file."""
+        self._key = key
+        self._path = path
+        self._temporary = partial_path(path)
+        self._handle: IO[bytes] | None = _open_new(self._temporary)
+        self._size_bytes = 0
+
+    def write(self, data: bytes, /) -> int:
+        """Take the next bytes."""
+        if self._handle is None:
+            raise StoreFailed(f"{self._key}: the object is already finished")
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[self._handle.write(view) :]
+            self._size_bytes += len(data)
+        except OSError as error:
+            self.abandon()
+            raise _failed(str(self._path), error) from error
+        return len(data)
+
+    def commit(self) -> ObjectInfo:
+        """Make the object visible and durable, if its key is free."""
+        if self._handle is None:
+            raise StoreFailed(f"{self._key}: the object is already finished")
+        try:
+            os.fsync(self._handle.fileno())
+            os.link(self._temporary, self._path)
+            fsync_directory(self._path.parent)
+        except FileExistsError as error:
+            raise AlreadyExists(f"{self._path} exists already and is never overwritten") from error
+        except OSError as error:
+            raise _failed(str(self._path), error) from error
+        finally:
+            self.abandon()
+        return ObjectInfo(self._key, self._size_bytes)
+
+    def abandon(self) -> None:
+        """Remove the temporary file."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+            self._temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Commit, or abandon when the block raised."""
+        if kind is None:
+            self.commit()
+        else:
+            self.abandon()
+
+
+class _LocalReader:
+    def __init__(self, handle: IO[bytes], length: int | None) -> None:
+        self._handle = handle
+        self._left = length
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._left is not None:
+            size = self._left if size < 0 else min(size, self._left)
+        try:
+            data = self._handle.read(size)
+        except OSError as error:
+            raise _failed(str(self._handle.name), error) from error
+        if self._left is not None:
+            self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _open_new(path: Path) -> IO[bytes]:
+    """Open a new file; another process may remove its empty folder between the two steps, so try again."""
+    for _ in range(_OPEN_ATTEMPTS):
+        make_directory(path.parent)
+        try:
+            return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
+        except FileNotFoundError:
+            continue
+    raise OSError(errno.ENOENT, "its folder keeps disappearing")
+
+
+def _failed(where: str, error: OSError) -> BbOpsError:
+    advice = " (free space there)" if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+    return StoreFailed(f"{where}: {error.strerror}{advice}")

@@ -1,0 +1,348 @@
+"""An S3 bucket as object store: conditional writes, multipart uploads with bounded memory, checksums kept.
+
+Every write is conditional (``If-None-Match: *``), decided by the server. A server that ignores the condition is found
+by ``check_conditional_writes`` and refused. boto3 sends a CRC of every request and verifies it on every whole read.
+"""
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from pydantic import SecretStr
+
+from bb_ops.errors import AlreadyExists, BbOpsError, RepositoryMissing, SettingsError, StoreFailed
+from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+_T = TypeVar("_T")
+_UPLOAD_PART_BYTES = 16 << 20
+"""Parts of one multipart upload are of equal size (some servers demand it); 10,000 of them make 156 GiB."""
+_UPLOAD_THREADS = 3
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_NO_BUCKET = {"NoSuchBucket"}
+_TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
+_DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+
+
+class S3Store:
+    """Objects in a bucket, below a prefix."""
+
+    def __init__(  # noqa: PLR0913 - one property of the endpoint each
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: SecretStr | None = None,
+    ) -> None:
+        """Name the bucket; nothing is contacted before the first use."""
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._endpoint_url = endpoint_url
+        self._region = region
+        self._access_key_id = access_key_id
+        self._secret_access_key = secret_access_key
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    @cached_property
+    def _client(self) -> "S3Client":
+        secret = self._secret_access_key.get_secret_value() if self._secret_access_key else None
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self._endpoint_url,
+            region_name=self._region or "us-east-1",
+            aws_access_key_id=self._access_key_id,
+            aws_secret_access_key=secret,
+            config=Config(
+                signature_version="s3v4",
+                retries={"mode": "standard", "max_attempts": 5},
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=16,
+                s3={"addressing_style": "path" if self._endpoint_url else "auto"},
+            ),
+        )
+
+    def check(self) -> None:
+        """Prove that the bucket exists and lets us list it."""
+        self._call(lambda: self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1))
+
+    def create(self, key: str, data: bytes) -> ObjectInfo:
+        """Store a small object, if its key is free."""
+        self._call(
+            lambda: self._client.put_object(
+                Bucket=self._bucket, Key=self._full(key), Body=data, IfNoneMatch="*", ChecksumAlgorithm="SHA256"
+            )
+        )
+        return ObjectInfo(key, len(data))
+
+    def writer(self, key: str) -> "S3Writer":
+        """Begin a new object."""
+        return S3Writer(self, key)
+
+    def read(self, key: str) -> bytes | None:
+        """Return a small object whole."""
+        reader = self.reader(key)
+        if reader is None:
+            return None
+        try:
+            return reader.read()
+        finally:
+            reader.close()
+
+    def reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader | None:
+        """Open a stream."""
+        if length == 0:
+            return None if self.stat(key) is None else io.BytesIO()
+        end = "" if length is None else str(start + length - 1)
+        ranged: dict[str, Any] = {"Range": f"bytes={start}-{end}"} if start or length is not None else {}
+        answer = self._call_or_none(lambda: self._client.get_object(Bucket=self._bucket, Key=self._full(key), **ranged))
+        return None if answer is None else _S3Reader(self, key, answer["Body"])
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """Describe an object."""
+        answer = self._call_or_none(lambda: self._client.head_object(Bucket=self._bucket, Key=self._full(key)))
+        return None if answer is None else ObjectInfo(key, answer["ContentLength"])
+
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield every object whose key begins with ``prefix``; the store pages and sorts."""
+        for page in self._pages("list_objects_v2", Prefix=self._full(prefix)):
+            for entry in page.get("Contents", ()):
+                yield ObjectInfo(entry["Key"].removeprefix(self._prefix), entry["Size"])
+
+    def children(self, prefix: str) -> list[str]:
+        """Return the names directly below ``prefix``."""
+        full = self._full(prefix)
+        return sorted(
+            entry["Prefix"].removeprefix(full).rstrip("/")
+            for page in self._pages("list_objects_v2", Prefix=full, Delimiter="/")
+            for entry in page.get("CommonPrefixes", ())
+        )
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._call(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._full(key)))
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield multipart uploads that were neither completed nor aborted."""
+        for page in self._pages("list_multipart_uploads", Prefix=self._prefix):
+            for upload in page.get("Uploads", ()):
+                key, reference = upload["Key"], upload["UploadId"]
+                yield Unfinished(key.removeprefix(self._prefix), reference, self._uploaded_bytes(key, reference))
+
+    def remove_unfinished(self, leftover: Unfinished) -> None:
+        """Abort one of them."""
+        self.abort(leftover.key, leftover.reference)
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """Abort a multipart upload; one that is gone is no error."""
+        try:
+            self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._full(key), UploadId=upload_id)
+        except ClientError as error:
+            if _code(error) not in {"NoSuchUpload", *_MISSING}:
+                raise self.failed(error) from error
+        except (BotoCoreError, HTTPClientError) as error:
+            raise self.failed(error) from error
+
+    def begin_upload(self, key: str) -> str:
+        """Begin a multipart upload and return its id."""
+        answer = self._call(
+            lambda: self._client.create_multipart_upload(
+                Bucket=self._bucket, Key=self._full(key), ChecksumAlgorithm="CRC32"
+            )
+        )
+        return answer["UploadId"]
+
+    def upload_part(self, key: str, upload_id: str, number: int, data: bytes) -> "CompletedPartTypeDef":
+        """Upload one part and return what the completion must say of it."""
+        answer = self._call(
+            lambda: self._client.upload_part(
+                Bucket=self._bucket,
+                Key=self._full(key),
+                UploadId=upload_id,
+                PartNumber=number,
+                Body=data,
+                ChecksumAlgorithm="CRC32",
+            )
+        )
+        part: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
+        if "ChecksumCRC32" in answer:
+            part["ChecksumCRC32"] = answer["ChecksumCRC32"]
+        return part
+
+    def complete_upload(self, key: str, upload_id: str, parts: "list[CompletedPartTypeDef]") -> None:
+        """Complete a multipart upload, if its key is free."""
+        self._call(
+            lambda: self._client.complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self._full(key),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": parts},
+                IfNoneMatch="*",
+            )
+        )
+
+    def failed(self, error: Exception) -> BbOpsError:
+        """Turn the SDK's error into ours: one line, with what to do."""
+        if not isinstance(error, ClientError):
+            return StoreFailed(f"{self.url}: {type(error).__name__}: no usable answer from {self._where()}")
+        code = _code(error)
+        if code in _NO_BUCKET:
+            return RepositoryMissing(f"{self.url}: bucket {self._bucket} does not exist at {self._where()}: create it")
+        if code in _TAKEN:
+            return AlreadyExists(f"{self.url}: the key is taken and is never overwritten")
+        if code in _DENIED:
+            return SettingsError(f"{self.url}: {self._where()} refuses our credentials ({code}): check key and policy")
+        return StoreFailed(f"{self.url}: {error.operation_name}: {code}: {error.response['Error'].get('Message', '')}")
+
+    def _where(self) -> str:
+        return self._endpoint_url or f"AWS {self._region or ''}".strip()
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}{key}"
+
+    def _uploaded_bytes(self, full_key: str, upload_id: str) -> int:
+        answer = self._call_or_none(
+            lambda: self._client.list_parts(Bucket=self._bucket, Key=full_key, UploadId=upload_id)
+        )
+        return sum(part["Size"] for part in answer.get("Parts", ())) if answer else 0
+
+    def _pages(self, operation: Any, **arguments: str) -> Iterator[Any]:  # noqa: ANN401 - boto3's own page types
+        pages = iter(self._client.get_paginator(operation).paginate(Bucket=self._bucket, **arguments))
+        while (page := self._call(lambda: next(pages, None))) is not None:
+            yield page
+
+    def _call(self, action: Callable[[], _T]) -> _T:
+        try:
+            return action()
+        except (BotoCoreError, ClientError) as error:
+            raise self.failed(error) from error
+
+    def _call_or_none(self, action: Callable[[], _T]) -> _T | None:
+        try:
+            return action()
+        except ClientError as error:
+            if _code(error) in {*_MISSING, "NoSuchUpload"}:
+                return None
+            raise self.failed(error) from error
+        except BotoCoreError as error:
+            raise self.failed(error) from error
+
+
+class S3Writer:
+    """Writes one object: a single request while it is small, a multipart upload from the second part on."""
+
+    def __init__(self, store: S3Store, key: str) -> None:
+        """Begin; nothing is contacted before the first full part."""
+        self._store = store
+        self._key = key
+        self._buffer = bytearray()
+        self._size_bytes = 0
+        self._upload_id: str | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: deque[Future[CompletedPartTypeDef]] = deque()
+        self._parts: list[CompletedPartTypeDef] = []
+        self._open = True
+
+    def write(self, data: bytes, /) -> int:
+        """Take the next bytes; at most a few parts wait at a time."""
+        if not self._open:
+            raise StoreFailed(f"{self._key}: the object is already finished")
+        self._buffer += data
+        self._size_bytes += len(data)
+        while len(self._buffer) >= _UPLOAD_PART_BYTES:
+            part = bytes(memoryview(self._buffer)[:_UPLOAD_PART_BYTES])
+            del self._buffer[:_UPLOAD_PART_BYTES]
+            self._send(part)
+        return len(data)
+
+    def commit(self) -> ObjectInfo:
+        """Make the object visible, if its key is free."""
+        if not self._open:
+            raise StoreFailed(f"{self._key}: the object is already finished")
+        try:
+            if self._upload_id is None:
+                self._store.create(self._key, bytes(self._buffer))
+            else:
+                if self._buffer:
+                    self._send(bytes(self._buffer))
+                while self._waiting:
+                    self._collect()
+                self._store.complete_upload(self._key, self._upload_id, self._parts)
+                self._upload_id = None
+        finally:
+            self.abandon()
+        return ObjectInfo(self._key, self._size_bytes)
+
+    def abandon(self) -> None:
+        """Abort what was uploaded."""
+        if not self._open:
+            return
+        self._open = False
+        self._buffer = bytearray()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._upload_id is not None:
+            self._store.abort(self._key, self._upload_id)
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Commit, or abandon when the block raised."""
+        if kind is None:
+            self.commit()
+        else:
+            self.abandon()
+
+    def _send(self, part: bytes) -> None:
+        if self._upload_id is None:
+            self._upload_id = self._store.begin_upload(self._key)
+            self._pool = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
+        if len(self._waiting) >= _UPLOAD_THREADS:
+            self._collect()
+        number = len(self._parts) + len(self._waiting) + 1
+        pool = self._pool
+        if pool is not None:
+            self._waiting.append(pool.submit(self._store.upload_part, self._key, self._upload_id, number, part))
+
+    def _collect(self) -> None:
+        self._parts.append(self._waiting.popleft().result())
+
+
+class _S3Reader:
+    def __init__(self, store: S3Store, key: str, body: Any) -> None:  # noqa: ANN401 - botocore's StreamingBody
+        self._store = store
+        self._key = key
+        self._body = body
+
+    def read(self, size: int = -1, /) -> bytes:
+        try:
+            return bytes(self._body.read(None if size < 0 else size))
+        except (BotoCoreError, HTTPClientError, OSError) as error:
+            raise StoreFailed(
+                f"{self._store.url}/{self._key}: the stream broke off ({type(error).__name__})"
+            ) from error
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,361 @@
+"""Sealed objects: zstd, then age, over any store. Stock tools open them: ``age -d -i key object | zstd -d``.
+
+Only public keys are needed to write. Memory is bounded: a bounded queue lies between compression and encryption, and
+the store's writer holds a few parts at most.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Queue
+from threading import Thread
+from typing import Protocol
+
+import pyrage
+import zstandard
+
+from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, StoreFailed
+from bb_ops.storage.base import ObjectReader, ObjectStore, ObjectWriter
+
+_QUEUE_CHUNKS = 32
+_READ_BYTES = 1 << 20
+_NO_KEY = "No matching keys"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """How new objects are sealed.
+
+    Attributes:
+        recipients: age public keys; empty only where encryption is off by explicit wish.
+        level: zstd level.
+        threads: zstd worker threads; 0 compresses in the calling thread.
+    """
+
+    recipients: tuple[pyrage.x25519.Recipient, ...]
+    level: int
+    threads: int
+
+    @property
+    def suffix(self) -> str:
+        """What the keys of sealed objects end with."""
+        return ".zst.age" if self.recipients else ".zst"
+
+
+@dataclass(frozen=True)
+class SealedObject:
+    """One sealed object that was written.
+
+    Attributes:
+        size_bytes: As stored.
+        raw_size_bytes: Before compression.
+        sha256: Of the stored bytes, in hexadecimal.
+    """
+
+    key: str
+    size_bytes: int
+    raw_size_bytes: int
+    sha256: str
+
+
+class Sink(Protocol):
+    """What takes opened bytes."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take the next bytes."""
+        ...
+
+
+class SealedWriter:
+    """Writes one sealed object. Call ``finish``, or ``abandon`` after a failure."""
+
+    def __init__(self, store: ObjectStore, key: str, seal: Seal) -> None:
+        """Begin the object at ``key``."""
+        self._key = key
+        self._raw_size_bytes = 0
+        self._compressor = zstandard.ZstdCompressor(
+            level=seal.level, threads=seal.threads, write_checksum=True
+        ).compressobj()
+        self._stored = _HashingWriter(store.writer(key))
+        self._stage = _Encryption(self._stored, seal.recipients) if seal.recipients else None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next raw bytes."""
+        self._raw_size_bytes += len(data)
+        self._pass_on(self._compressor.compress(data))
+
+    def finish(self) -> SealedObject:
+        """Commit the object and describe it.
+
+        Raises:
+            AlreadyExists: the key is taken.
+            StoreFailed: the store refused or failed.
+        """
+        try:
+            self._pass_on(self._compressor.flush())
+            if self._stage is not None:
+                self._stage.finish()
+            info = self._stored.writer.commit()
+        except BaseException:
+            self.abandon()
+            raise
+        return SealedObject(self._key, info.size_bytes, self._raw_size_bytes, self._stored.hexdigest())
+
+    def abandon(self) -> None:
+        """Throw the object away. Safe to repeat."""
+        if self._stage is not None:
+            self._stage.stop()
+        self._stored.writer.abandon()
+
+    def _pass_on(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._stage is not None:
+            self._stage.write(data)
+        else:
+            self._stored.write(data)
+
+
+def seal_bytes(store: ObjectStore, key: str, data: bytes, seal: Seal) -> SealedObject:
+    """Write a small sealed object whole."""
+    writer = SealedWriter(store, key, seal)
+    try:
+        writer.write(data)
+    except BaseException:
+        writer.abandon()
+        raise
+    return writer.finish()
+
+
+class _HashingWriter:
+    """Hashes what goes to the store."""
+
+    def __init__(self, writer: ObjectWriter) -> None:
+        self.writer = writer
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes, /) -> int:
+        self._hash.update(data)
+        return self.writer.write(data)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _Encryption:
+    """Runs age in a thread: age pulls, compression pushes."""
+
+    def __init__(self, target: _HashingWriter, recipients: Sequence[pyrage.x25519.Recipient]) -> None:
+        self._queue: Queue[bytes | None] = Queue(_QUEUE_CHUNKS)
+        self._rest = b""
+        self._ended = False
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, args=(target, list(recipients)), name="age", daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes) -> None:
+        if self._error is not None:
+            self._raise()
+        self._queue.put(data)
+
+    def finish(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            self._raise()
+
+    def stop(self) -> None:
+        self._stopped = True
+        while self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(0.1)
+
+    def read(self, size: int, /) -> bytes:
+        """Give age its next bytes."""
+        if not self._rest and not self._ended:
+            data = self._queue.get()
+            self._ended = data is None
+            self._rest = data or b""
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def _run(self, target: _HashingWriter, recipients: list[pyrage.x25519.Recipient]) -> None:
+        try:
+            pyrage.encrypt_io(self, target, recipients)
+        except BaseException as error:  # noqa: BLE001 - handed to the writing thread, which raises it
+            self._error = error
+        while not self._ended and (self._error is not None or self._stopped):
+            self._ended = self._queue.get() is None
+
+    def _raise(self) -> None:
+        error = self._error
+        if isinstance(error, BbOpsError):
+            raise error
+        raise StoreFailed(f"encryption stopped: {error}") from error
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a stored object must be, from the signed commit."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+
+
+class _HashingReader:
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._reader.read(size)
+        self._hash.update(data)
+        self.size_bytes += len(data)
+        return data
+
+    def drain(self) -> None:
+        while self.read(_READ_BYTES):
+            pass
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def verify_stored(store: ObjectStore, expected: Expected, copy: Callable[[bytes], object] | None = None) -> None:
+    """Read a stored object whole and compare it with its signed size and hash.
+
+    Args:
+        store: Where it is.
+        expected: What it must be.
+        copy: Also takes every piece, for instance to write it elsewhere.
+
+    Raises:
+        IntegrityError: it is missing or differs; the message names it.
+    """
+    reader = _open(store, expected)
+    try:
+        while data := reader.read(_READ_BYTES):
+            if copy is not None:
+                copy(data)
+    finally:
+        reader.close()
+    _compare(store, expected, reader)
+
+
+def open_sealed(
+    store: ObjectStore, expected: Expected, identities: Sequence[pyrage.x25519.Identity], sink: Sink
+) -> int:
+    """Decrypt and decompress a sealed object into ``sink``, and check its signed hash on the way.
+
+    Returns:
+        The number of raw bytes.
+
+    Raises:
+        IntegrityError: the object is missing, cut short, or differs from its hash; the message names it.
+        KeyRejected: it is whole, but none of our identities opens it.
+    """
+    reader = _open(store, expected)
+    counting = _Decompression(sink)
+    try:
+        if expected.key.endswith(".age"):
+            pyrage.decrypt_io(_Buffered(reader), counting, list(identities))
+        else:
+            while data := reader.read(_READ_BYTES):
+                counting.write(data)
+        reader.drain()
+        counting.finish()
+    except (pyrage.DecryptError, zstandard.ZstdError, OSError, ValueError, BbOpsError) as error:
+        if isinstance(error, StoreFailed):
+            raise
+        reader.drain()
+        _compare(store, expected, reader)
+        if isinstance(error, BbOpsError):
+            raise
+        if isinstance(error, pyrage.DecryptError) and _NO_KEY in str(error):
+            raise KeyRejected(
+                f"{store.url}/{expected.key}: none of the given age identities opens it: check BB_OPS_AGE_IDENTITY_FILE"
+            ) from error
+        raise IntegrityError(f"{store.url}/{expected.key}: its hash is right but it does not open: {error}") from error
+    finally:
+        reader.close()
+    _compare(store, expected, reader)
+    return counting.raw_size_bytes
+
+
+class _Closing(_HashingReader):
+    def __init__(self, reader: ObjectReader) -> None:
+        super().__init__(reader)
+        self.close = reader.close
+
+
+class _Buffered:
+    """Turns age's small reads into large ones from the store."""
+
+    def __init__(self, reader: _HashingReader) -> None:
+        self._reader = reader
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        if not self._rest:
+            self._rest = memoryview(self._reader.read(_READ_BYTES))
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(piece)
+
+
+class _Decompression:
+    """Decompresses what is written to it and passes it on in pieces of a useful size."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._inner = zstandard.ZstdDecompressor().decompressobj(write_size=1 << 20)
+        self._waiting = bytearray()
+        self.raw_size_bytes = 0
+
+    def write(self, data: bytes, /) -> int:
+        self._waiting += data
+        if len(self._waiting) >= 1 << 18:
+            self._pass_on()
+        return len(data)
+
+    def flush(self) -> None:
+        """Age calls this at its end; ``finish`` does the work."""
+
+    def finish(self) -> None:
+        self._pass_on()
+        if not self._inner.eof:
+            raise ValueError("the compressed data end too early")
+
+    def _pass_on(self) -> None:
+        if self._inner.eof:
+            if self._waiting:
+                raise ValueError("there are bytes behind the compressed data")
+            return
+        raw = self._inner.decompress(bytes(self._waiting))
+        self._waiting.clear()
+        if self._inner.unused_data:
+            raise ValueError("there are bytes behind the compressed data")
+        if raw:
+            self.raw_size_bytes += len(raw)
+            self._sink.write(raw)
+
+
+def _open(store: ObjectStore, expected: Expected) -> _Closing:
+    reader = store.reader(expected.key)
+    if reader is None:
+        raise IntegrityError(f"{store.url}/{expected.key} is missing: the signed commit names it")
+    return _Closing(reader)
+
+
+def _compare(store: ObjectStore, expected: Expected, reader: _HashingReader) -> None:
+    if reader.size_bytes != expected.size_bytes:
+        raise IntegrityError(
+            f"{store.url}/{expected.key} has {reader.size_bytes} bytes, its signed commit says {expected.size_bytes}"
+        )
+    if reader.hexdigest() != expected.sha256:
+        raise IntegrityError(f"{store.url}/{expected.key} differs from the SHA-256 in its signed commit")

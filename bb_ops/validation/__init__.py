@@ -1,0 +1,1 @@
+"""Prove that a backup comes back, by bringing it back."""
