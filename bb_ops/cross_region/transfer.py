@@ -11,7 +11,7 @@ from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, KeyRejected
 from bb_ops.findings import Value
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import Catalog, read_catalog
-from bb_ops.repository.ids import BackupId
+from bb_ops.repository.ids import BackupId, SlotKey
 from bb_ops.repository.manifest import BackupCommit, StoredObject
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.sealed import verify_stored
@@ -107,6 +107,22 @@ def sync(
         duration_s=watch.elapsed_s,
     )
     return report, first_error
+
+
+def copy_slot(
+    source: Repository, destination: Repository, slot: SlotKey, progress: Progress
+) -> tuple[CopiedBackup, BackupCommit]:
+    """Copy the newest backup of a daily slot; what is there already is only re-hashed.
+
+    Raises:
+        RepositoryMissing: the source holds no backup of this slot.
+        IntegrityError: bytes differ from the signed hashes; the message names the object.
+        Locked: another copy into the destination runs.
+    """
+    commit = read_catalog(source).find_slot(slot).commit
+    destination.initialise()
+    with destination.lock(LOCK_NAME, f"copy of {commit.id}"):
+        return copy_backup(source, destination, commit, progress), commit
 
 
 def copy_backup(source: Repository, destination: Repository, commit: BackupCommit, progress: Progress) -> CopiedBackup:

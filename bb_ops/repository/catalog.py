@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, RepositoryMissing, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.repository import layout
-from bb_ops.repository.ids import is_backup_id
+from bb_ops.repository.ids import SlotKey, is_backup_id
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
@@ -91,6 +91,17 @@ class Catalog:
             if f"/{backup_id}/" in str(error):
                 raise error
         raise RepositoryMissing(f"{self.region} holds no backup {backup_id}: see `bb-ops backup list`")
+
+    def find_slot(self, slot: SlotKey) -> CatalogEntry:
+        """Return the newest backup that represents a daily slot.
+
+        Raises:
+            RepositoryMissing: none does.
+        """
+        for entry in reversed(self.entries):
+            if entry.commit.slot == slot:
+                return entry
+        raise RepositoryMissing(f"{self.region} holds no backup of slot {slot}")
 
 
 def read_catalog(repository: Repository, system_id: str | None = None) -> Catalog:

@@ -1,16 +1,19 @@
 """What one region can promise at an instant. Pure."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import AwareDatetime
 
 from bb_ops.findings import Value
 from bb_ops.repository.catalog import Catalog
-from bb_ops.repository.ids import SlotKey, daily_slot
+from bb_ops.repository.ids import SlotKey, daily_slot, slot_window
 from bb_ops.repository.reports import Level
 
 PROVEN = Level.L5
 """From here on a backup counts as proven: it was restored, and its structure is sound."""
+ON_TIME_S = 3600.0
+"""A backup that began later than this after its slot opened is late."""
 SLOTS_WATCHED = 14
 """How far back missed slots are reported."""
 
@@ -87,3 +90,23 @@ def missing_slots(catalog: Catalog, now: datetime) -> tuple[SlotKey, ...]:
     watched = (daily_slot(now - timedelta(days=days)) for days in range(SLOTS_WATCHED))
     first = min(present)
     return tuple(sorted(slot for slot in watched if slot >= first and slot not in present))
+
+
+@dataclass(frozen=True)
+class Punctuality:
+    """Whether a slot's backup began in time."""
+
+    on_time: bool
+    description: str
+
+
+def slot_punctuality(catalog: Catalog, slot: SlotKey) -> Punctuality:
+    """Judge a slot by its earliest backup; the first backup of a system cannot be late."""
+    entries = [entry for entry in catalog.entries if entry.commit.slot == slot]
+    if not entries:
+        return Punctuality(on_time=False, description="no backup represents this slot")
+    late_s = entries[0].commit.late_s(slot_window(slot)[0])
+    said = f"began {late_s:.0f} s after its slot opened"
+    if entries[0] is catalog.entries[0]:
+        return Punctuality(on_time=True, description=f"the first backup of this system; it {said}")
+    return Punctuality(on_time=late_s <= ON_TIME_S, description=said)

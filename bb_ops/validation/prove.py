@@ -2,7 +2,9 @@
 
 from bb_ops.clock import Clock
 from bb_ops.recovery.restore import Progress
-from bb_ops.repository.catalog import CatalogEntry
+from bb_ops.repository.catalog import CatalogEntry, read_catalog
+from bb_ops.repository.ids import SlotKey
+from bb_ops.repository.reports import Proof
 from bb_ops.repository.repository import Repository
 from bb_ops.validation.restore_test import RestoreTestOptions, RestoreTestResult, run_restore_test
 
@@ -21,3 +23,16 @@ def prove(
     result = run_restore_test(repository, entry, options, clock, progress)
     repository.record_proof(entry.commit, result.proof)
     return result
+
+
+def prove_slot(
+    repositories: list[Repository], slot: SlotKey, options: RestoreTestOptions, clock: Clock, progress: Progress
+) -> list[Proof]:
+    """Test the newest backup of a daily slot from the bytes of every region, and store each proof beside it.
+
+    Raises:
+        RepositoryMissing: a region does not hold the backup.
+    """
+    backup_id = read_catalog(repositories[0]).find_slot(slot).commit.id
+    entries = [(repository, read_catalog(repository).find(backup_id)) for repository in repositories]
+    return [prove(repository, entry, options, clock, progress).proof for repository, entry in entries]

@@ -1,0 +1,23 @@
+"""The one Dagster code location: everything merged explicitly."""
+
+import warnings
+
+import dagster as dg
+
+# Partitioned checks are in preview and needed: an unpartitioned one holds one verdict for all slots, so that a bad
+# backup of one day would stop the copies of all days, and a good one would clear the bad one's name.
+warnings.filterwarnings("ignore", message=r".*partitions_def.*", category=dg.PreviewWarning)
+
+from bb_ops.defs import backup  # noqa: E402 - after the filter: the warning is raised while the assets are made
+from bb_ops.defs.automation import AUTOMATION_SENSOR  # noqa: E402
+from bb_ops.defs.resources import OperationsResource  # noqa: E402
+
+defs = dg.Definitions(
+    assets=[*backup.ASSETS],
+    jobs=[*backup.JOBS],
+    schedules=[*backup.SCHEDULES],
+    sensors=[AUTOMATION_SENSOR],
+    resources={"operations": OperationsResource()},
+    # One process a run: a killed run must not leave a step behind that writes into it later.
+    executor=dg.in_process_executor,
+)
