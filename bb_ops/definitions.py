@@ -6,7 +6,8 @@ import dagster as dg
 
 # Partitioned checks are in preview and needed: an unpartitioned one holds one verdict for all slots, so that a bad
 # backup of one day would stop the copies of all days, and a good one would clear the bad one's name.
-warnings.filterwarnings("ignore", message=r".*partitions_def.*", category=dg.PreviewWarning)
+_PREVIEW = "Specifying a partitions_def on an AssetCheckSpec"
+warnings.filterwarnings("ignore", message=_PREVIEW, category=dg.PreviewWarning)
 
 from bb_ops.defs import backup  # noqa: E402 - after the filter: the warning is raised while the assets are made
 from bb_ops.defs.automation import AUTOMATION_SENSOR  # noqa: E402

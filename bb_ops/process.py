@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from bb_ops.clock import Stopwatch
 from bb_ops.errors import ProgramFailed, UsageError
@@ -144,6 +145,11 @@ def start(  # noqa: PLR0913 - each is a separate property of the child
         )
     except OSError as error:
         raise ProgramFailed(f"cannot start {argv[0]}: {error.strerror}") from error
+
+
+def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
+    """Become another program with a whole given environment; returns never."""
+    os.execve(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is wanted
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

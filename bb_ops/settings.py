@@ -126,6 +126,12 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
     return settings
 
 
+def environment_with(file: Path) -> dict[str, str]:
+    """Return the process environment with the settings of a file added, which win."""
+    values = dotenv_values(file, interpolate=False)
+    return {**os.environ, **{name: value for name, value in values.items() if value is not None}}
+
+
 class _Reader:
     """Reads values and remembers every fault, so that all of them are reported together."""
 

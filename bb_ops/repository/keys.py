@@ -129,13 +129,18 @@ def check_keys(directory: Path) -> KeySet:
 
 def settings_lines(directory: Path) -> str:
     """Return the settings that use the keys in ``directory``, for a shell or a ``.env`` file."""
-    values = {
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in key_settings(directory).items())
+
+
+def key_settings(directory: Path) -> dict[str, str]:
+    """Return the settings that use the keys in ``directory``, by name."""
+    files = {
         "BB_OPS_AGE_RECIPIENTS_FILE": "recipients.txt",
         "BB_OPS_AGE_IDENTITY_FILE": "working.agekey",
         "BB_OPS_SIGNING_KEY_FILE": "signing.key",
         "BB_OPS_SIGNING_PUBLIC_KEY_FILE": "signing.pub",
     }
-    return "".join(f"{name}={shlex.quote(str(directory / file))}\n" for name, file in values.items())
+    return {name: str(directory / file) for name, file in files.items()}
 
 
 def _lines(path: Path, setting: str) -> list[str]:

@@ -1,0 +1,1 @@
+"""Tests. Real programs, real servers, nothing patched."""

@@ -1,0 +1,1 @@
+"""Whole disaster-recovery exercises on real servers."""

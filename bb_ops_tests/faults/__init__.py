@@ -1,0 +1,1 @@
+"""What must happen when something breaks at the worst moment."""

@@ -1,0 +1,1 @@
+"""Parts against the real servers that they are made for."""

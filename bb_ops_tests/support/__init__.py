@@ -1,0 +1,1 @@
+"""What tests build on: real clusters, real commands, rooms of their own."""

@@ -1,0 +1,10 @@
+SET maintenance_work_mem = '256MB';
+ALTER TABLE customers ADD PRIMARY KEY (id);
+ALTER TABLE bookings ADD PRIMARY KEY (id);
+ALTER TABLE payments ADD PRIMARY KEY (id);
+CREATE INDEX ON customers (email);
+CREATE INDEX ON bookings (customer_id, starts_at);
+CREATE UNIQUE INDEX ON bookings (public_id);
+CREATE INDEX ON payments (booking_id);
+VACUUM (FREEZE, ANALYZE);
+CHECKPOINT;
