@@ -34,6 +34,10 @@ class Stopwatch:
         return round(time.monotonic() - self._started, 3)
 
 
+utc_fields = time.gmtime
+"""Turns seconds since 1970 into UTC fields, for log lines."""
+
+
 def sleep(duration_s: float) -> None:
     """Wait for ``duration_s`` seconds."""
     time.sleep(duration_s)

@@ -18,6 +18,10 @@ from typing import NoReturn
 from bb_ops.clock import Stopwatch
 from bb_ops.errors import ProgramFailed, UsageError
 
+Child = subprocess.Popen[bytes]
+"""A program that was started and may still run."""
+NOWHERE = subprocess.DEVNULL
+WITH_STDOUT = subprocess.STDOUT
 _PR_SET_PDEATHSIG = 1
 _TAIL_CHARACTERS = 600
 BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
@@ -109,10 +113,10 @@ def start(  # noqa: PLR0913 - each is a separate property of the child
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     run_as: Account | None = None,
-    stdout: int | None = subprocess.DEVNULL,
-    stderr: int | None = subprocess.DEVNULL,
+    stdout: int | None = NOWHERE,
+    stderr: int | None = NOWHERE,
     outlive: bool = False,
-) -> subprocess.Popen[bytes]:
+) -> Child:
     """Start a program in a session of its own and return it running.
 
     Args:
@@ -152,7 +156,17 @@ def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
     os.execve(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is wanted
 
 
-def kill_group(child: subprocess.Popen[bytes]) -> None:
+def end(child: Child, ask: signal.Signals, timeout_s: float) -> None:
+    """Ask a child to end, and kill it with all that it started when it has not within ``timeout_s``."""
+    if child.poll() is None:
+        child.send_signal(ask)
+        try:
+            child.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            kill_group(child)
+
+
+def kill_group(child: Child) -> None:
     """Kill a child started by ``start`` and all that it started, and wait for it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)

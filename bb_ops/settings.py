@@ -126,10 +126,15 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
     return settings
 
 
+def file_settings(file: Path) -> dict[str, str]:
+    """Return the settings that a file holds, by name."""
+    values = dotenv_values(file, interpolate=False)
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def environment_with(file: Path) -> dict[str, str]:
     """Return the process environment with the settings of a file added, which win."""
-    values = dotenv_values(file, interpolate=False)
-    return {**os.environ, **{name: value for name, value in values.items() if value is not None}}
+    return {**os.environ, **file_settings(file)}
 
 
 class _Reader:
@@ -204,7 +209,7 @@ def _env_files(directory: Path) -> dict[str, str]:
     for name in _ENV_FILES:
         path = directory / name
         if path.is_file():
-            found |= {key: value for key, value in dotenv_values(path, interpolate=False).items() if value is not None}
+            found |= file_settings(path)
     return found
 
 

@@ -3,11 +3,12 @@
 import json
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
+
+from bb_ops.clock import utc_fields
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _KIB = 1024
@@ -21,7 +22,7 @@ class LogFormatter(logging.Formatter):
         """Choose the form."""
         super().__init__("%(message)s")
         self._for_people = for_people
-        self.converter = time.gmtime
+        self.converter = utc_fields
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""

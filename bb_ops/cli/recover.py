@@ -7,7 +7,7 @@ import click
 from bb_ops.bootstrap import operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
 from bb_ops.findings import Outcome
-from bb_ops.recovery.full import RecoverOptions, recover_full
+from bb_ops.recovery.full import RecoverOptions, plan_full, recover_full
 from bb_ops.repository.catalog import read_catalog
 
 _NOT_MEASURED = 13
@@ -38,9 +38,15 @@ def full(  # noqa: PLR0913 - one option each
     ops = operations()
     repository = ops.region(region)
     entry = read_catalog(repository).find(source)
-    if dry_run:
-        return _show_plan(entry.commit.id, repository.region, into, entry.commit.size_bytes, as_json=as_json)
     options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user)
+    if dry_run:
+        plan = plan_full(repository, entry, options)
+        size = human_bytes(plan.restore_bytes)
+        if as_json:
+            emit(plan.model_dump(mode="json"))
+        else:
+            click.echo(f"would restore {plan.backup_id} from {plan.region} ({size}) into {plan.into}")
+        return 0
     with progress_bar() as progress:
         done, error = recover_full(repository, entry, options, progress)
     if as_json:
@@ -57,19 +63,3 @@ def full(  # noqa: PLR0913 - one option each
     if error is not None:
         raise error
     return {Outcome.PASS: 0, Outcome.FAIL: _BAD_STATE, Outcome.NOT_MEASURED: _NOT_MEASURED}[done.outcome]
-
-
-def _show_plan(backup_id: str, region: str, into: Path, size_bytes: int, *, as_json: bool) -> int:
-    if as_json:
-        emit(
-            {
-                "schema_id": "bb-ops/recovery-plan/1",
-                "backup_id": backup_id,
-                "region": region,
-                "into": str(into),
-                "restore_bytes": size_bytes,
-            }
-        )
-    else:
-        click.echo(f"would restore {backup_id} from {region} ({human_bytes(size_bytes)}) into {into}")
-    return 0

@@ -10,8 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-
 import bb_ops
 from bb_ops import files
 from bb_ops.clock import sleep
@@ -22,6 +20,7 @@ from bb_ops.demo.ports import HOST
 from bb_ops.demo.processes import Process
 from bb_ops.errors import ProgramFailed, UsageError
 from bb_ops.findings import Value
+from bb_ops.settings import file_settings
 
 _REQUEST_TIMEOUT_S = 30.0
 _POLL_S = 0.5
@@ -244,9 +243,7 @@ def _query(world: World, query: str, variables: Mapping[str, object]) -> Any:  #
 
 
 def _launch(name: str, argv: list[str], world: World) -> Process:
-    values = {
-        key: value for key, value in dotenv_values(world.env_file, interpolate=False).items() if value is not None
-    }
+    values = file_settings(world.env_file)
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     environment = {**values, "DAGSTER_HOME": str(_home(world)), "PATH": path, "HOME": str(_home(world))}
     return processes.launch(name, argv, log=world.log(name), cwd=_checkout(), env=environment)

@@ -6,7 +6,6 @@ any more (we were killed in between) is found by words of its command line that 
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +46,7 @@ def launch(  # noqa: PLR0913 - each is a separate property of the child
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
         child = process.start(
-            argv, env=env, cwd=cwd, run_as=run_as, stdout=descriptor, stderr=subprocess.STDOUT, outlive=True
+            argv, env=env, cwd=cwd, run_as=run_as, stdout=descriptor, stderr=process.WITH_STDOUT, outlive=True
         )
     finally:
         os.close(descriptor)

@@ -117,6 +117,10 @@ def remove_leftovers(repository: Repository) -> tuple[int, int]:
     Raises:
         Locked: a backup or a copy is running.
     """
+    try:
+        repository.open()
+    except RepositoryMissing:
+        return 0, 0
     with repository.lock("full", "doctor"), repository.lock("sync", "doctor"):
         leftovers, uploads = find_leftovers(repository)
         for left in leftovers:

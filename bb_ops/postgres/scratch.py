@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from bb_ops.dsn import Dsn
 from bb_ops.errors import ProgramFailed
 from bb_ops.postgres.connection import connection_string
 from bb_ops.postgres.programs import Programs
-from bb_ops.process import Account
+from bb_ops.process import Account, Child
 
 _CONTROL_SETTINGS = {
     "max_connections setting": "max_connections",
@@ -98,7 +97,7 @@ def throw_away_server(
         try:
             yield _wait(child, directory, sockets, superuser, 5432, timeout_s)
         finally:
-            _stop(child)
+            process.end(child, signal.SIGINT, _STOP_TIMEOUT_S)  # a fast shutdown
 
 
 def start_server(  # noqa: PLR0913 - each is a separate property of the server
@@ -120,7 +119,7 @@ def start_server(  # noqa: PLR0913 - each is a separate property of the server
     try:
         return _wait(child, directory, sockets, superuser, port, timeout_s)
     except BaseException:
-        _stop(child)
+        process.end(child, signal.SIGINT, _STOP_TIMEOUT_S)
         raise
 
 
@@ -169,7 +168,7 @@ def _write_configuration(directory: Path, sockets: Path, settings: Mapping[str, 
             os.chown(path, owner.uid, owner.gid)
 
 
-def _start(programs: Programs, directory: Path, owner: Account | None, *, outlive: bool) -> subprocess.Popen[bytes]:
+def _start(programs: Programs, directory: Path, owner: Account | None, *, outlive: bool) -> Child:
     with (directory / "bb_ops.log").open("ab") as log:
         return process.start(
             [programs.path("postgres"), "-D", directory, "-c", f"config_file={directory}/bb_ops.conf"],
@@ -182,7 +181,7 @@ def _start(programs: Programs, directory: Path, owner: Account | None, *, outliv
 
 
 def _wait(  # noqa: PLR0913 - each is a separate fact
-    child: subprocess.Popen[bytes], directory: Path, sockets: Path, superuser: str, port: int, timeout_s: float
+    child: Child, directory: Path, sockets: Path, superuser: str, port: int, timeout_s: float
 ) -> RunningServer:
     watch = Stopwatch()
     dsn = Dsn({"host": str(sockets), "port": str(port), "user": superuser, "dbname": "template1"}, None)
@@ -193,15 +192,6 @@ def _wait(  # noqa: PLR0913 - each is a separate fact
             return RunningServer(dsn, child.pid, watch.elapsed_s, sockets, port)
         sleep(_POLL_S)
     raise ProgramFailed(f"the restored server did not answer within {timeout_s:g} s: {_tail(directory)}")
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        child.send_signal(signal.SIGINT)  # fast shutdown
-        try:
-            child.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill_group(child)
 
 
 def _tail(directory: Path) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bb_ops.clock import Stopwatch
-from bb_ops.errors import BbOpsError, UsageError
+from bb_ops.errors import BbOpsError, IntegrityError, UsageError
 from bb_ops.findings import Outcome, Value
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import port_is_free, start_server
@@ -13,7 +13,7 @@ from bb_ops.process import Account
 from bb_ops.recovery.checks import check_contents, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.restore import Progress, Restored, needed_bytes, relocate_tablespaces, restore
-from bb_ops.recovery.target import check_target, finish_target, server_account
+from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.reports import Level, Step
@@ -69,6 +69,41 @@ class Recovery(Value):
     steps: tuple[Step, ...]
 
 
+class RecoverPlan(Value):
+    """What a recovery would do; nothing has been changed."""
+
+    schema_id: str = "bb-ops/recovery-plan/1"
+    backup_id: str
+    region: str
+    into: Path
+    restore_bytes: int
+    recovered_to_at: datetime
+    recovered_to_lsn: str
+
+
+def plan_full(repository: Repository, entry: CatalogEntry, options: RecoverOptions) -> RecoverPlan:
+    """Decide whether and what to restore; changes nothing.
+
+    Raises:
+        BbOpsError: the listing shows the backup to be damaged.
+        TargetRefused: the directory is not empty, in use, unreachable or too small.
+        UsageError: the port is in use.
+    """
+    commit = entry.commit
+    _refuse_damage(repository, entry)
+    if options.start and not port_is_free(options.port):
+        raise UsageError(f"port {options.port} is in use: choose another one with --port")
+    target = _target(commit, options)
+    return RecoverPlan(
+        backup_id=commit.id,
+        region=repository.region,
+        into=target.directory,
+        restore_bytes=needed_bytes(commit),
+        recovered_to_at=commit.as_of,
+        recovered_to_lsn=str(commit.wal_end_lsn),
+    )
+
+
 def recover_full(
     repository: Repository, entry: CatalogEntry, options: RecoverOptions, progress: Progress
 ) -> tuple[Recovery, BbOpsError | None]:
@@ -83,14 +118,11 @@ def recover_full(
         KeyRejected: our identities do not open it.
     """
     watch, commit = Stopwatch(), entry.commit
-    if entry.problems:
-        raise BbOpsError(f"{commit.id} is damaged in {repository.region}: {entry.problems[0]}: try another region")
-    if options.start and not port_is_free(options.port):
-        raise UsageError(f"port {options.port} is in use: choose another one with --port")
-    owner = server_account(options.server_user)
+    plan_full(repository, entry, options)
+    target = _target(commit, options)
+    owner = target.owner
     programs = find_programs(commit.server_major, options.pg_bindirs) if options.start else None
-    oids = tuple(space.oid for space in commit.tablespaces)
-    target = check_target(options.into, owner, needed_bytes(commit), oids)
+    oids = _oids(commit)
     restored = restore(repository, commit, target, progress, durable=True)
     climb = Climb(Level.L4 if options.start else Level.L3)
     server = _check_and_start(climb, restored, commit, options, owner, programs)
@@ -109,6 +141,21 @@ def recover_full(
         outcome=climb.outcome,
         steps=climb.close(),
     ), climb.error
+
+
+def _target(commit: BackupCommit, options: RecoverOptions) -> Target:
+    return check_target(options.into, server_account(options.server_user), needed_bytes(commit), _oids(commit))
+
+
+def _oids(commit: BackupCommit) -> tuple[int, ...]:
+    return tuple(space.oid for space in commit.tablespaces)
+
+
+def _refuse_damage(repository: Repository, entry: CatalogEntry) -> None:
+    if entry.problems:
+        raise IntegrityError(
+            f"{entry.commit.id} is damaged in {repository.region}: {entry.problems[0]}: try another --region"
+        )
 
 
 def _check_and_start(  # noqa: PLR0913 - one fact each

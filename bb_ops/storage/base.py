@@ -4,6 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from bb_ops.errors import StoreFailed
+from bb_ops.files import PARTIAL_SUFFIX
+
+_NO_PART = {"", ".", ".."}
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
@@ -30,6 +35,7 @@ class ObjectReader(Protocol):
 
         Raises:
             StoreFailed: the store broke off, or the object ended before its size.
+            IntegrityError: what arrived differs from the checksum that the store keeps.
         """
         ...
 
@@ -72,7 +78,7 @@ class ObjectWriter(Protocol):
 
 
 class ObjectStore(Protocol):
-    """A place for write-once objects, named by ``/``-separated keys.
+    """A place for write-once objects, named by ``/``-separated keys (see ``check_key``).
 
     Keys are never overwritten: every write is create-if-absent, decided by the store itself, so of many writers of one
     key exactly one wins. Reads see every finished write (strong consistency). Each error is a StoreFailed or one of
@@ -109,7 +115,10 @@ class ObjectStore(Protocol):
         ...
 
     def reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader | None:
-        """Open a stream from byte ``start``, of ``length`` bytes or to the end; None where there is no object."""
+        """Open a stream from byte ``start``, of ``length`` bytes or to the end; None where there is no object.
+
+        Behind the object's end there is nothing: the stream is shorter, or empty.
+        """
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -135,3 +144,25 @@ class ObjectStore(Protocol):
     def remove_unfinished(self, leftover: Unfinished) -> None:
         """Remove one of them; one that is gone is no error."""
         ...
+
+
+def check_key(key: str) -> str:
+    """Return a key, if it can only mean one object below the store's root, in every store.
+
+    Raises:
+        StoreFailed: a part of it is empty, ``.`` or ``..``, or it bears the name of an unfinished file.
+    """
+    if any(part in _NO_PART for part in key.split("/")) or "\0" in key or key.endswith(PARTIAL_SUFFIX):
+        raise StoreFailed(f"not a key: {key!r}")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return what keys may begin with: whole parts, and the beginning of one more.
+
+    Raises:
+        StoreFailed: no key begins like that.
+    """
+    if any(part in _NO_PART for part in prefix.split("/")[:-1]) or "\0" in prefix:
+        raise StoreFailed(f"no key begins with {prefix!r}")
+    return prefix

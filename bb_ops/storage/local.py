@@ -2,16 +2,18 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Self, TypeVar
+from typing import IO, NoReturn, Self, TypeVar
 
 from bb_ops.errors import AlreadyExists, BbOpsError, RepositoryMissing, StoreFailed
 from bb_ops.files import PARTIAL_SUFFIX, fsync_directory, make_directory, partial_path
-from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished
+from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished, check_key, check_prefix
 
 _T = TypeVar("_T")
-_OPEN_ATTEMPTS = 5
+_OPEN_ATTEMPTS = 100
+_NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class LocalStore:
@@ -47,50 +49,59 @@ class LocalStore:
 
     def read(self, key: str) -> bytes | None:
         """Return a small object whole."""
-        try:
-            return self._guard(self._path(key).read_bytes)
-        except FileNotFoundError:
-            return None
+        return self._guard_or_none(self._path(key).read_bytes)
 
     def reader(self, key: str, start: int = 0, length: int | None = None) -> ObjectReader | None:
         """Open a stream."""
-        try:
-            handle = self._guard(lambda: self._path(key).open("rb"))
-        except FileNotFoundError:
+        handle = self._guard_or_none(lambda: self._path(key).open("rb"))
+        if handle is None:
             return None
         handle.seek(start)
         return _LocalReader(handle, length)
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Describe an object."""
-        try:
-            return ObjectInfo(key, self._guard(self._path(key).stat).st_size)
-        except FileNotFoundError:
-            return None
+        size_bytes = self._guard_or_none(lambda: _file_size(self._path(key)))
+        return None if size_bytes is None else ObjectInfo(key, size_bytes)
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object whose key begins with ``prefix``."""
-        folder = prefix.rpartition("/")[0]
-        yield from sorted(
-            (
-                ObjectInfo(key, path.stat().st_size)
-                for path, key in self._walk(self._root / folder)
-                if not key.endswith(PARTIAL_SUFFIX) and key.startswith(prefix)
-            ),
-            key=lambda info: info.key.encode(),
-        )
+        folder = check_prefix(prefix).rpartition("/")[0]
+        found = []
+        for path, key in self._walk(self._root / folder):
+            if not key.endswith(PARTIAL_SUFFIX) and key.startswith(prefix):
+                size_bytes = self._guard_or_none(lambda path=path: _file_size(path))  # type: ignore[misc]
+                if size_bytes is not None:
+                    found.append(ObjectInfo(key, size_bytes))
+        yield from sorted(found, key=lambda info: info.key.encode())
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below ``prefix``."""
         folder = self._path(prefix.rstrip("/")) if prefix else self._root
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in self._guard(lambda: list(os.scandir(folder))) if entry.is_dir())
+        names = self._guard_or_none(lambda: [entry.name for entry in os.scandir(folder) if entry.is_dir()])
+        return sorted(names or ())
 
     def delete(self, key: str) -> None:
         """Remove an object, and the folders that it leaves empty."""
-        path = self._path(key)
-        self._guard(lambda: path.unlink(missing_ok=True))
+        self._remove(self._path(key))
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """Yield temporary files of writers, alive or dead."""
+        for path, key in self._walk(self._root):
+            if key.endswith(PARTIAL_SUFFIX):
+                folder, _, name = key.rpartition("/")
+                target = name.removeprefix(".").removesuffix(PARTIAL_SUFFIX).rpartition(".")[0]
+                size_bytes = self._guard_or_none(lambda path=path: _file_size(path))  # type: ignore[misc]
+                if size_bytes is not None:
+                    yield Unfinished(f"{folder}/{target}".lstrip("/"), key, size_bytes)
+
+    def remove_unfinished(self, leftover: Unfinished) -> None:
+        """Remove one of them."""
+        check_key(leftover.reference.removesuffix(PARTIAL_SUFFIX))
+        self._remove(self._root / leftover.reference)
+
+    def _remove(self, path: Path) -> None:
+        self._guard_or_none(path.unlink)
         parent = path.parent
         while parent != self._root:
             try:
@@ -99,36 +110,37 @@ class LocalStore:
                 return
             parent = parent.parent
 
-    def unfinished(self) -> Iterator[Unfinished]:
-        """Yield temporary files of writers, alive or dead."""
-        for path, key in self._walk(self._root):
-            if key.endswith(PARTIAL_SUFFIX):
-                folder, _, name = key.rpartition("/")
-                target = name.removeprefix(".").removesuffix(PARTIAL_SUFFIX).rpartition(".")[0]
-                yield Unfinished(f"{folder}/{target}".lstrip("/"), key, path.stat().st_size)
-
-    def remove_unfinished(self, leftover: Unfinished) -> None:
-        """Remove one of them."""
-        self.delete(leftover.reference)
-
     def _path(self, key: str) -> Path:
-        if key.startswith("/") or any(part in {"", ".", ".."} for part in key.split("/")):
-            raise StoreFailed(f"not a key: {key!r}")
-        return self._root / key
+        return self._root / check_key(key)
 
     def _walk(self, folder: Path) -> Iterator[tuple[Path, str]]:
-        for directory, _, names in os.walk(folder):
+        """Yield every file; one that vanishes meanwhile may be missing, one that cannot be looked at is an error."""
+        for directory, _, names in os.walk(folder, onerror=self._raise_unless_gone):
             for name in names:
                 path = Path(directory) / name
                 yield path, path.relative_to(self._root).as_posix()
 
+    def _raise_unless_gone(self, error: OSError) -> None:
+        if not isinstance(error, _NO_FILE):
+            self._raise(error)
+
+    def _guard_or_none(self, action: Callable[[], _T]) -> _T | None:
+        """Return what ``action`` gives, None where there is no such file."""
+        try:
+            return action()
+        except _NO_FILE:
+            return None
+        except OSError as error:
+            self._raise(error)
+
     def _guard(self, action: Callable[[], _T]) -> _T:
         try:
             return action()
-        except FileNotFoundError:
-            raise
         except OSError as error:
-            raise _failed(self.url, error) from error
+            self._raise(error)
+
+    def _raise(self, error: OSError) -> NoReturn:
+        raise _failed(self.url, error) from error
 
 
 class LocalWriter:
@@ -212,14 +224,21 @@ class _LocalReader:
 
 
 def _open_new(path: Path) -> IO[bytes]:
-    """Open a new file; another process may remove its empty folder between the two steps, so try again."""
+    """Open a new file; another process may remove its folders, while they are empty, between any two steps."""
     for _ in range(_OPEN_ATTEMPTS):
-        make_directory(path.parent)
         try:
+            make_directory(path.parent)
             return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", buffering=0)
         except FileNotFoundError:
             continue
     raise OSError(errno.ENOENT, "its folder keeps disappearing")
+
+
+def _file_size(path: Path) -> int:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "not a file", str(path))
+    return found.st_size
 
 
 def _failed(where: str, error: OSError) -> BbOpsError:

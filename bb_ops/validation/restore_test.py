@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import secrets
 import shutil
 import socket
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bb_ops import __version__
+from bb_ops import __version__, process
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, IntegrityError, TargetRefused
@@ -32,6 +33,7 @@ from bb_ops.repository.repository import Repository
 from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
 
 _LOGGER = logging.getLogger(__name__)
+_SCRATCH_PREFIX = "bb_ops-restore-"
 _START_TIMEOUT_S = 3600.0
 _NO_BUDGET_S = 24 * 3600.0
 
@@ -237,8 +239,10 @@ def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
 @contextmanager
 def _scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Path]:
     """Make a throw-away directory that the server's account can enter, and remove it whatever happens."""
+    sweep_scratch(parent)
+    me = f"{os.getpid()}@{process.start_ticks(os.getpid())}"
     try:
-        path = Path(tempfile.mkdtemp(prefix="bb_ops-restore-", dir=parent))
+        path = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{me}-", dir=parent))
     except OSError as error:
         raise TargetRefused(
             f"no throw-away directory in {parent or tempfile.gettempdir()}: {error.strerror}"
@@ -248,6 +252,17 @@ def _scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[P
         yield path
     finally:
         shutil.rmtree(path)
+
+
+def sweep_scratch(parent: Path | None) -> int:
+    """Remove the throw-away copies of tests that were killed; return how many. Those of living tests stay."""
+    removed = 0
+    for path in Path(parent or tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
+        pid, _, ticks = path.name.removeprefix(_SCRATCH_PREFIX).partition("-")[0].partition("@")
+        if pid.isdecimal() and ticks.isdecimal() and process.start_ticks(int(pid)) != int(ticks):
+            shutil.rmtree(path, ignore_errors=True)  # another account's copy is that account's to remove
+            removed += 1
+    return removed
 
 
 class _Nowhere(io.RawIOBase):
