@@ -19,6 +19,9 @@ from bb_ops.errors import SettingsError
 
 _ENV_FILES = (".env", ".env.monitoring")
 _BUCKET_PREFIX = "bb_ops"
+_S3_URL = re.compile(r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/|$))(.*)")
+_FILE_URL = re.compile(r"(file:///)(.*)")
+_NO_PART = {"", ".", ".."}
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _T = TypeVar("_T")
 
@@ -174,10 +177,14 @@ class _Reader:
 
     def check_two_places(self, first: RepositorySettings, second: RepositorySettings) -> None:
         """Note a fault where both repositories are the same place or bear the same name."""
-        if (_place(first.url), first.endpoint_url) == (_place(second.url), second.endpoint_url):
+        if _place(first) == _place(second):
             self._faults.append(
                 "BB_OPS_REPOSITORY and BB_OPS_REPLICA are the same place: a copy must be somewhere else"
             )
+
+    def note(self, fault: str) -> None:
+        """Remember a fault, in words without any value."""
+        self._faults.append(fault)
 
     def raise_faults(self) -> None:
         """Raise one error with every fault found."""
@@ -192,14 +199,16 @@ def _repository(  # noqa: PLR0913 - the predecessor's names follow no pattern
     url = reader.parsed(f"BB_OPS_{role}", _repository_url) or (f"s3://{bucket}/{_BUCKET_PREFIX}" if bucket else None)
     if url is None:
         return None
-    secret_key = reader.secret(f"{s3}_SECRET_ACCESS_KEY")
+    access_key, secret_key = reader.text(f"{s3}_ACCESS_KEY_ID"), reader.secret(f"{s3}_SECRET_ACCESS_KEY")
+    if bool(access_key) != bool(secret_key):
+        reader.note(f"{s3}_ACCESS_KEY_ID and {s3}_SECRET_ACCESS_KEY belong together: set both or neither")
     aws_region = reader.text(region_variable) if url.startswith("s3://") else None
     return RepositorySettings(
         region=aws_region or default_region,
         url=url,
         aws_region=aws_region,
         endpoint_url=reader.parsed(f"{s3}_ENDPOINT_URL", _http_url),
-        access_key_id=reader.text(f"{s3}_ACCESS_KEY_ID"),
+        access_key_id=access_key,
         secret_access_key=SecretStr(secret_key) if secret_key else None,
     )
 
@@ -214,13 +223,22 @@ def _env_files(directory: Path) -> dict[str, str]:
 
 
 def _repository_url(value: str) -> str:
-    if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", value) or re.fullmatch(r"file:///.+", value):
-        return value.rstrip("/")
-    raise ValueError("give s3://bucket/prefix or file:///absolute/directory")
+    """Return one form for each place: no slash at the end, none doubled at the beginning."""
+    found = _S3_URL.fullmatch(value) or _FILE_URL.fullmatch(value)
+    if found is None:
+        raise ValueError("give s3://bucket/prefix or file:///absolute/directory")
+    root, rest = found[1], found[2].strip("/")
+    if root.startswith("s3://") and rest and not _NO_PART.isdisjoint(rest.split("/")):
+        raise ValueError("no part of the prefix may be empty, . or ..")
+    if root == "file:///" and not rest:
+        raise ValueError("the root directory cannot be a repository: name a directory in it")
+    return f"{root}{rest}".rstrip("/")
 
 
-def _place(url: str) -> str:
-    return str(Path(url.removeprefix("file://")).resolve()) if url.startswith("file://") else url.rstrip("/")
+def _place(repository: RepositorySettings) -> tuple[str, str]:
+    if repository.url.startswith("file://"):
+        return str(Path(repository.url.removeprefix("file://")).resolve()), ""
+    return repository.url, (repository.endpoint_url or "").rstrip("/").lower()
 
 
 def _http_url(value: str) -> str:

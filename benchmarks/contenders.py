@@ -1,7 +1,6 @@
 """The tools that are compared: how each takes a backup and brings it back."""
 
 import json
-import shutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +56,7 @@ class Contender(ABC):
                 raise Failed(f"{self.name} left no cluster in {into}")
             found = folder_bytes(into)
         finally:
-            shutil.rmtree(into, ignore_errors=True)
+            self.cluster.throw_away(into)
         if found < self.cluster.size_bytes() * 0.99:
             raise Failed(f"{self.name} restored {found} bytes only")
         return cost, output
@@ -95,7 +94,7 @@ class BbOps(Contender):
             self._environment[setting] = value.strip("'")
 
     def clear(self) -> None:
-        shutil.rmtree(self._repository, ignore_errors=True)
+        self.cluster.throw_away(self._repository)
 
     def backup(self) -> Result:
         cost, _ = measure(self._command("backup", "full", "--json"), self.cluster.pid)
@@ -145,7 +144,7 @@ class PgBackRest(Contender):
 
     def clear(self) -> None:
         for path in (self.folder / "repository").iterdir():
-            shutil.rmtree(path)
+            self.cluster.throw_away(path)
         run(self._command("stanza-create"))
 
     def backup(self) -> Result:
@@ -168,7 +167,7 @@ class PgBasebackup(Contender):
     restores = False
 
     def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.cluster.throw_away(self.folder)
 
     def backup(self) -> Result:
         self.folder.mkdir(mode=0o700)

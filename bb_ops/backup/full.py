@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
-from bb_ops.engines.native import NAME, NativeBackup, NativeEngine, Progress
+from bb_ops.engines.native import NAME, NativeBackup, NativeEngine
 from bb_ops.engines.parts import PartWriter
 from bb_ops.errors import BbOpsError, ServerUnusable, UsageError
 from bb_ops.findings import Value
 from bb_ops.postgres.cluster import ServerFacts, read_facts, refusals
 from bb_ops.postgres.replication import SystemIdentity
+from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.ids import BackupId, BackupKind, SlotKey, daily_slot, new_backup_id
 from bb_ops.repository.manifest import BackupCommit
@@ -108,10 +109,10 @@ def take_full_backup(
             parts.close()
             held.check()
             commit = _commit(backup_id, plan, facts, taken, parts, repository, clock, watch)
-            repository.commit(commit)
         except BaseException:
             _discard(parts, backup_id)
             raise
+        repository.commit(commit)  # from here on nothing is removed: after a failure it may exist nevertheless
     _LOGGER.info(
         "full backup ends",
         extra={

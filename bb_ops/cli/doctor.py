@@ -7,13 +7,20 @@ import click
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, json_option
 from bb_ops.findings import Finding, Outcome, Severity
-from bb_ops.health.doctor import examine_database, examine_keys, examine_repository, remove_leftovers
+from bb_ops.health.doctor import (
+    examine_copies,
+    examine_database,
+    examine_keys,
+    examine_repository,
+    remove_leftovers,
+)
+from bb_ops.validation.restore_test import abandoned_copies, sweep_scratch
 
 _FINDINGS = 4
 
 
 @click.command("doctor")
-@click.option("--remove-leftovers", "remove", is_flag=True, help="Remove what dead runs left in the repositories.")
+@click.option("--remove-leftovers", "remove", is_flag=True, help="Remove what dead runs left behind.")
 @json_option
 def command(*, remove: bool, as_json: bool) -> int:
     """Look at settings, keys, server, repositories and leftovers; exit 4 where something is wrong."""
@@ -24,6 +31,8 @@ def command(*, remove: bool, as_json: bool) -> int:
             click.echo(
                 f"{repository.region}: removed {backups} uncommitted backups and {writes} unfinished writes", err=True
             )
+        copies = sweep_scratch(ops.settings.scratch_directory)
+        click.echo(f"this host: removed {copies} copies of the data that killed restore tests left", err=True)
     findings = list(_examine(ops))
     if as_json:
         emit(
@@ -47,6 +56,7 @@ def _examine(ops: Operations) -> Iterator[Finding]:
         yield _unset("database_reachable", "DATABASE_URL")
     else:
         yield from examine_database(settings.database, settings.pg_bindirs)
+    yield from examine_copies(abandoned_copies(settings.scratch_directory))
     if settings.repository is None:
         yield _unset("repository", "BB_OPS_REPOSITORY")
         return

@@ -86,6 +86,12 @@ def run(words: list[str]) -> int:
         return fail(str(error), error.exit_code, as_json=as_json)
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        # A fault of ours, not of the caller's: still one line, with the traceback on request.
+        logging.getLogger(__name__).info("unexpected error", exc_info=True)
+        return fail(
+            f"unexpected {type(error).__name__}: {error} (run with -v for more, and report it)", 1, as_json=as_json
+        )
     return result if isinstance(result, int) else 0
 
 

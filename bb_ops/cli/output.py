@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import click
 
 from bb_ops.clock import utc_fields
+from bb_ops.progress import Progress
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _KIB = 1024
-Progress = Callable[[str, int, int | None], None]
 
 
 class LogFormatter(logging.Formatter):

@@ -9,6 +9,7 @@ from bb_ops.clock import Stopwatch
 from bb_ops.cross_region.plan import CopyPlan, plan_copy
 from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, KeyRejected, RepositoryMissing
 from bb_ops.findings import Value
+from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import Catalog, read_catalog
 from bb_ops.repository.ids import BackupId, SlotKey
@@ -19,7 +20,6 @@ from bb_ops.storage.sealed import verify_stored
 _LOGGER = logging.getLogger(__name__)
 _THREADS = 4
 LOCK_NAME = "sync"
-Progress = Callable[[str, int, int | None], None]
 
 
 class CopiedBackup(Value):

@@ -6,7 +6,6 @@ restored copy replays to there and nowhere else, which makes "equal" provable wi
 """
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bb_ops.clock import Clock
@@ -18,6 +17,7 @@ from bb_ops.postgres.cluster import ServerFacts
 from bb_ops.postgres.fingerprint import Fingerprints, take_fingerprints
 from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.replication import BaseBackupResult, ReplicationConnection, SystemIdentity, Tablespace
+from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.manifest import ObjectRole, StoredTablespace
 
@@ -25,9 +25,6 @@ NAME = "native"
 _WAL_TIMEOUT_S = 60.0
 _WAL_ARCHIVE = "wal"
 _MAIN_ARCHIVE = "base"
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with a stage, the bytes done, and the bytes in all where known."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 from bb_ops.engines.tar import END_OF_ARCHIVE, Member, TarWalker
 from bb_ops.repository import layout
@@ -75,10 +76,11 @@ class PartWriter:
     def discard(self) -> None:
         """Remove everything that was written; for a backup that will not be committed."""
         self._finisher.shutdown(wait=True, cancel_futures=True)
-        for writer in self._unfinished:
-            writer.abandon()
-        for entry in self._objects:
-            self._store.delete(self._prefix + entry.name)
+        with ExitStack() as stack:  # one that fails does not keep the others
+            for entry in self._objects:
+                stack.callback(self._store.delete, self._prefix + entry.name)
+            for writer in self._unfinished:
+                stack.callback(writer.abandon)
 
     def _begin_member(self, member: Member, header: bytes) -> None:
         if self._part_bytes and self._part_bytes + member.padded_bytes > self._part_size_bytes:

@@ -39,6 +39,8 @@ def parse_header(block: bytes) -> Member:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise IntegrityError(f"the archive is damaged: {error}") from error
+    if info.size < 0:
+        raise IntegrityError(f"the archive is damaged: {info.name!r} has a negative size")
     return Member(info.name, info.type, info.size, info.mode)
 
 

@@ -1,6 +1,6 @@
 """Looks at settings, keys, servers, stores and leftovers, and says how to mend what is wrong."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bb_ops.dsn import Dsn
@@ -101,6 +101,15 @@ def examine_repository(repository: Repository) -> Iterator[Finding]:
         yield _leftover(url, f"unfinished write of {upload.key}: {upload.size_bytes} bytes")
     if not leftovers and not uploads:
         yield _finding("leftovers", Outcome.PASS, Severity.LOW, url, "nothing is left over")
+
+
+def examine_copies(abandoned: Sequence[Path]) -> Iterator[Finding]:
+    """Name the throw-away copies of the data that killed restore tests left on this host."""
+    for path in abandoned:
+        yield _leftover(str(path), "a restore test that was killed left a readable copy of the data here")
+    if not abandoned:
+        message = "no copy of the data is left from restore tests"
+        yield _finding("leftovers", Outcome.PASS, Severity.LOW, "this host", message)
 
 
 def find_leftovers(repository: Repository) -> tuple[list[Leftover], list[Unfinished]]:

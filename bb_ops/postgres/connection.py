@@ -11,6 +11,12 @@ from bb_ops.errors import BbOpsError, ServerUnusable
 
 CONNECT_TIMEOUT_S = 10
 _APPLICATION_NAME = "bb_ops"
+_KEEPALIVES = {  # a cut line is noticed within a minute, not after the kernel's two hours
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 _REMEDIES = (
     ("password authentication failed", "check the user and the password in DATABASE_URL"),
     ("no password supplied", "DATABASE_URL has no password and the server asks for one"),
@@ -34,6 +40,7 @@ def connection_string(dsn: Dsn, **extra: str) -> str:
     parameters: dict[str, str] = {
         "connect_timeout": str(CONNECT_TIMEOUT_S),
         "application_name": _APPLICATION_NAME,
+        **_KEEPALIVES,
         **dsn.parameters,
         **extra,
     }

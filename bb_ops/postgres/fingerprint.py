@@ -16,8 +16,9 @@ from psycopg import sql
 
 from bb_ops.clock import Stopwatch, sleep
 from bb_ops.dsn import Dsn
+from bb_ops.errors import BackupFailed
 from bb_ops.findings import Value
-from bb_ops.postgres.connection import connect
+from bb_ops.postgres.connection import connect, redact
 from bb_ops.postgres.lsn import Lsn
 
 _ATTEMPTS = 200
@@ -79,7 +80,8 @@ class Fingerprints(Value):
     Attributes:
         anchor_lsn: The position the rows belong to.
         exact: Whether equality at the anchor is provable; else other writes overlapped the snapshots.
-        skipped: What is not part of the comparison by nature (unlogged tables), or was left out and why.
+        skipped: What is not part of a physical backup by nature: unlogged tables.
+        unseen: Databases that were not looked at, each with the reason.
     """
 
     schema_id: str = "bb-ops/fingerprints/1"
@@ -87,6 +89,7 @@ class Fingerprints(Value):
     exact: bool
     tables: tuple[TableFingerprint, ...]
     skipped: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
     duration_s: float
 
 
@@ -106,13 +109,22 @@ def take_fingerprints(dsn: Dsn, *, budget_s: float, anchored: bool = True) -> Fi
 
     Raises:
         ServerUnusable: the server cannot be reached.
+        BackupFailed: a connection broke off.
     """
+    try:
+        return _take(dsn, budget_s, anchored=anchored)
+    except psycopg.Error as error:
+        raise BackupFailed(f"PostgreSQL at {dsn}: counting rows broke off: {redact(dsn, str(error))}") from None
+
+
+def _take(dsn: Dsn, budget_s: float, *, anchored: bool) -> Fingerprints:
     watch = Stopwatch()
     with ExitStack() as stack:
         control = stack.enter_context(connect(dsn))
         names = [str(row[0]) for row in control.execute(_DATABASES)]
-        skipped = [f"database {row[0]}: no CONNECT privilege" for row in control.execute(_UNREACHABLE_DATABASES)]
-        skipped += [f"database {name}: more than {_MOST_DATABASES} databases" for name in names[_MOST_DATABASES:]]
+        unseen = [f"database {row[0]}: no CONNECT privilege" for row in control.execute(_UNREACHABLE_DATABASES)]
+        unseen += [f"database {name}: more than {_MOST_DATABASES} databases" for name in names[_MOST_DATABASES:]]
+        skipped: list[str] = []
         databases = [_open(stack, dsn, name) for name in names[:_MOST_DATABASES]]
         anchor, exact = _anchor(control, databases) if anchored else (_insert_position(control), True)
         tables: list[TableFingerprint] = []
@@ -124,9 +136,10 @@ def take_fingerprints(dsn: Dsn, *, budget_s: float, anchored: bool = True) -> Fi
             skipped += left_out
     return Fingerprints(
         anchor_lsn=anchor,
-        exact=exact and not any("database " in line for line in skipped),
+        exact=exact,
         tables=tuple(tables),
         skipped=tuple(skipped),
+        unseen=tuple(unseen),
         duration_s=watch.elapsed_s,
     )
 

@@ -1,5 +1,6 @@
 """Positions in the write-ahead log, and the files that hold them (PostgreSQL manual, 28.6 WAL Internals)."""
 
+import re
 from typing import Any, Self
 
 from pydantic import GetCoreSchemaHandler
@@ -8,6 +9,7 @@ from pydantic_core import CoreSchema, core_schema
 _LONG_PAGE_HEADER_BYTES = 40
 _SHORT_PAGE_HEADER_BYTES = 24
 _PAGE_BYTES = 8192
+_POSITION = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})", re.ASCII)
 
 
 class Lsn(int):
@@ -20,10 +22,10 @@ class Lsn(int):
         Raises:
             ValueError: the text is not a position.
         """
-        high, slash, low = text.partition("/")
-        if not slash or not 1 <= len(high) <= 8 or not 1 <= len(low) <= 8:  # noqa: PLR2004 - 32 bits in hexadecimal
+        found = _POSITION.fullmatch(text)
+        if found is None:
             raise ValueError(f"not a WAL position: {text!r}")
-        return cls((int(high, 16) << 32) | int(low, 16))
+        return cls((int(found[1], 16) << 32) | int(found[2], 16))
 
     def __str__(self) -> str:
         """Print as PostgreSQL does."""

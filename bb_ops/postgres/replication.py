@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
+import psycopg
 from psycopg import pq
 
 from bb_ops.clock import Stopwatch
@@ -123,7 +124,7 @@ class ReplicationConnection:
         self._connection.send_query(command.encode())
         result = BaseBackupResult()
         tables = iter((self._take_start, self._take_tablespaces, self._take_end))
-        while (answer := self._connection.get_result()) is not None:
+        while (answer := self._next_result()) is not None:
             if answer.status == pq.ExecStatus.TUPLES_OK:
                 take = next(tables, None)
                 if take is not None:
@@ -155,8 +156,7 @@ class ReplicationConnection:
             if length == 0:
                 if watch.elapsed_s > timeout_s:
                     raise BackupFailed(f"WAL up to {until} did not arrive within {timeout_s:g} s of {position}")
-                select.select([self._connection.socket], [], [], _POLL_S)
-                self._connection.consume_input()
+                self._wait_for_input()
                 continue
             message = bytes(data)
             if message[:1] == b"k" and message[17:18] == b"\x01":
@@ -173,11 +173,28 @@ class ReplicationConnection:
         self._connection.put_copy_data(_STATUS_UPDATE.pack(b"r", position, position, 0, 0, b"\x00"))
         self._connection.flush()
 
+    def _next_result(self) -> pq.abc.PGresult | None:
+        """Wait for the next result in a way that lets an interrupt through; libpq's own waiting does not."""
+        self._connection.flush()
+        while self._connection.is_busy():
+            self._wait_for_input()
+        return self._connection.get_result()
+
+    def _wait_for_input(self) -> None:
+        select.select([self._connection.socket], [], [], _POLL_S)
+        try:
+            self._connection.consume_input()
+        except psycopg.OperationalError as error:
+            raise self._failure(str(error)) from None
+
     def _pump(self, receiver: BaseBackupReceiver) -> None:
         get = self._connection.get_copy_data
         data = receiver.data
         while True:
-            length, message = get(0)
+            length, message = get(1)
+            if length == 0:
+                self._wait_for_input()
+                continue
             if length < 0:
                 break
             kind = message[0]

@@ -38,6 +38,7 @@ _ALWAYS: Mapping[str, str] = {
     "local_preload_libraries": "",
     "max_logical_replication_workers": "0",
     "ssl": "off",
+    "dynamic_shared_memory_type": "mmap",  # /dev/shm may be small or closed, as in containers
     "logging_collector": "off",
     "log_destination": "stderr",
     "external_pid_file": "",
@@ -54,6 +55,8 @@ _POLL_S = 0.05
 _STOP_TIMEOUT_S = 60.0
 _PROGRAM_TIMEOUT_S = 60.0
 _TAIL_CHARACTERS = 500
+_LONGEST_SOCKET_DIRECTORY = 80
+"""In bytes; a socket's whole path has at most 107 (unix(7))."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def throw_away_server(
     Raises:
         ProgramFailed: it did not start within ``timeout_s``; the message carries the end of its log.
     """
-    with _socket_directory(owner) as sockets:
+    with _socket_directory(directory, owner) as sockets:
         settings = {**_fixed_settings(programs, directory, owner), **_THROW_AWAY, "listen_addresses": ""}
         _write_configuration(directory, sockets, settings, owner)
         child = _start(programs, directory, owner, outlive=False)
@@ -109,7 +112,7 @@ def start_server(  # noqa: PLR0913 - each is a separate property of the server
         ProgramFailed: it did not start within ``timeout_s``; it is stopped, and the message carries its log's end.
     """
     sockets = directory
-    if len(os.fsencode(directory)) > 80:  # noqa: PLR2004 - a socket's whole path has 107 bytes
+    if len(os.fsencode(directory)) > _LONGEST_SOCKET_DIRECTORY:
         sockets = Path(tempfile.mkdtemp(prefix="bb_ops-"))
         if owner is not None:
             os.chown(sockets, owner.uid, owner.gid)
@@ -201,7 +204,11 @@ def _tail(directory: Path) -> str:
 
 
 @contextmanager
-def _socket_directory(owner: Account | None) -> Iterator[Path]:
+def _socket_directory(directory: Path, owner: Account | None) -> Iterator[Path]:
+    """Give the data directory itself, so that a kill leaves nothing elsewhere, unless its path is too long."""
+    if len(os.fsencode(directory)) <= _LONGEST_SOCKET_DIRECTORY:
+        yield directory
+        return
     sockets = Path(tempfile.mkdtemp(prefix="bb_ops-"))
     try:
         if owner is not None:

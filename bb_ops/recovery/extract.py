@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -55,19 +57,18 @@ class Extractor:
         if path == self._root / CONTROL_FILE:
             path = self._root / CONTROL_PARTIAL
         self._make(path.parent)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        if self._target.owner is not None:
-            os.fchown(self._descriptor, self._target.owner.uid, self._target.owner.gid)
+        with self._telling(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            if self._target.owner is not None:
+                os.fchown(self._descriptor, self._target.owner.uid, self._target.owner.gid)
         self._left = member.size_bytes
 
     def _content(self, piece: memoryview) -> None:
         piece = piece[: self._left]
         self._left -= len(piece)
-        while piece and self._descriptor is not None:
-            try:
+        with self._telling(self._root):
+            while piece and self._descriptor is not None:
                 piece = piece[os.write(self._descriptor, piece) :]
-            except OSError as error:
-                raise TargetRefused(f"cannot write below {self._root}: {error.strerror}") from error
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -79,11 +80,22 @@ class Extractor:
             return
         if directory != self._root:
             self._make(directory.parent)
-        with _MAKING:
+        with _MAKING, self._telling(directory):
             if not directory.is_dir():
                 directory.mkdir(mode=0o700)
                 self._target.chown(directory)
         self._made.add(directory)
+
+    @contextmanager
+    def _telling(self, path: Path) -> Iterator[None]:
+        """Tell an archive that contradicts itself from a target that cannot be written to."""
+        try:
+            yield
+        except (FileExistsError, NotADirectoryError) as error:
+            name = path.relative_to(self._root)
+            raise IntegrityError(f"the archive holds {str(name)!r} twice, or as file and directory: refused") from error
+        except OSError as error:
+            raise TargetRefused(f"cannot write below {self._root}: {error.strerror}") from error
 
 
 _MAKING = threading.Lock()

@@ -10,9 +10,16 @@ from bb_ops.findings import Outcome, Value
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import port_is_free, start_server
 from bb_ops.process import Account
+from bb_ops.progress import Progress
 from bb_ops.recovery.checks import check_contents, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
-from bb_ops.recovery.restore import Progress, Restored, needed_bytes, relocate_tablespaces, restore
+from bb_ops.recovery.restore import (
+    Restored,
+    keep_from_archiving,
+    needed_bytes,
+    relocate_tablespaces,
+    restore,
+)
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.manifest import BackupCommit
@@ -189,6 +196,7 @@ def _check_and_start(  # noqa: PLR0913 - one fact each
     if climb.error is not None:
         return None
     relocate_tablespaces(restored, commit)
+    keep_from_archiving(restored)
     finish_target(restored.target)
     if whole:
         climb.measure(Level.L4, boot)

@@ -4,7 +4,6 @@ import ctypes
 import io
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from bb_ops.clock import Stopwatch
 from bb_ops.errors import IntegrityError, TargetRefused
 from bb_ops.files import fsync_directory
 from bb_ops.postgres.fingerprint import Fingerprints
+from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
 from bb_ops.recovery.target import Target, prepare_target
 from bb_ops.repository.manifest import BackupCommit, ObjectRole, StoredObject
@@ -20,7 +20,6 @@ from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_THREADS = 8
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,19 @@ def relocate_tablespaces(restored: Restored, commit: BackupCommit) -> None:
     restored.target.chown(path)
 
 
+def keep_from_archiving(restored: Restored) -> None:
+    """Turn archiving off in the restored configuration, so that a copy never writes into the source's archive.
+
+    Done after the manifest was checked. ``ALTER SYSTEM RESET archive_mode`` turns it on again.
+    """
+    path = restored.target.directory / "postgresql.auto.conf"
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write("# bb_ops: a restored copy must not write into the archive of the server that it came from.\n")
+        handle.write("archive_mode = 'off'\n")
+    path.chmod(0o600)
+    restored.target.chown(path)
+
+
 def needed_bytes(commit: BackupCommit) -> int:
     """Return how much room a restore takes."""
     return commit.size_bytes
@@ -112,12 +124,12 @@ def needed_bytes(commit: BackupCommit) -> int:
 
 def _extract(repository: Repository, commit: BackupCommit, entry: StoredObject, target: Target) -> int:
     root = target.directory if entry.tablespace_oid is None else target.tablespaces / str(entry.tablespace_oid)
+    where = f"{repository.store.url}/{repository.object_key(commit, entry)}"
     try:
         with Extractor(target, root) as extractor:
             return repository.open_object(commit, entry, extractor)
-    except FileExistsError as error:
-        where = f"{repository.store.url}/{repository.object_key(commit, entry)}"
-        raise IntegrityError(f"{where} holds {error.filename} twice") from error
+    except IntegrityError as error:
+        raise error if where in str(error) else IntegrityError(f"{where}: {error}") from error
 
 
 def _read(repository: Repository, commit: BackupCommit, role: ObjectRole) -> bytes:

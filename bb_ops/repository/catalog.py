@@ -77,10 +77,13 @@ class Catalog:
             IntegrityError, KeyRejected: its commit is damaged or forged.
         """
         if backup_id == "latest":
+            newest = self.entries[-1].commit.id if self.entries else ""
+            for error in self.damaged:
+                damaged_id = layout.backup_id_of(str(error))
+                if damaged_id is not None and damaged_id > newest:
+                    raise error  # it may be the newest: an older one must not stand in for it unasked
             if self.entries:
                 return self.entries[-1]
-            if self.damaged:
-                raise self.damaged[-1]
             raise RepositoryMissing(f"{self.region} holds no backup yet: take one with `bb-ops backup full`")
         if not is_backup_id(backup_id):
             raise UsageError(f"{backup_id!r} is no backup id: see `bb-ops backup list`, or say latest")

@@ -66,5 +66,5 @@ def lock_prefix(cluster: str, name: str) -> str:
 
 def backup_id_of(key: str) -> str | None:
     """Return the backup that a key below ``base/`` belongs to; None for other keys."""
-    _, found, rest = key.partition(_BASE)
+    _, found, rest = key.rpartition(_BASE)
     return rest.partition("/")[0] if found and "/" in rest else None

@@ -9,14 +9,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 
 from bb_ops import process
 from bb_ops.clock import Clock
-from bb_ops.errors import AlreadyExists, BbOpsError, Locked, StoreFailed
+from bb_ops.errors import AlreadyExists, BbOpsError, Locked
 from bb_ops.findings import Value
 from bb_ops.repository import layout
 from bb_ops.storage.base import ObjectStore
@@ -40,14 +40,14 @@ class Lease(Value):
 class HeldLock:
     """A lock that we hold; ``check`` before any step that must not be done twice."""
 
-    def __init__(self, store: ObjectStore, prefix: str, clock: Clock, first_fence: int, holder: str) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, clock: Clock, first_fence: int, lease: Lease) -> None:
         """Remember the lease we won."""
         self._store = store
         self._prefix = prefix
         self._clock = clock
         self._fence = first_fence
-        self._holder = holder
-        self._expires_at = clock.now() + LEASE
+        self._holder = lease.holder
+        self._expires_at = lease.expires_at
         self._lost: str | None = None
         self._ended = Event()
         self._thread = Thread(target=self._renew, name="lease", daemon=True)
@@ -65,14 +65,15 @@ class HeldLock:
             raise Locked(f"the lock {self._prefix} was lost: {self._lost}; nothing was committed")
 
     def release(self) -> None:
-        """Give the lock back and remove its old leases where the store allows that."""
+        """Give the lock back, and remove old leases where the store allows it. Never fails: a lease ends anyway."""
         self._ended.set()
         self._thread.join()
         if self._lost is None:
             self._put(_lease(self._holder, self._clock.now(), released=True))
-        for info in list(self._store.objects(self._prefix)):
-            if _fence(info.key) < self._fence - 1:
-                self._store.delete(info.key)
+        with suppress(BbOpsError):
+            for info in list(self._store.objects(self._prefix)):
+                if _fence(info.key) < self._fence - 1:
+                    self._store.delete(info.key)
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE.total_seconds() / 3):
@@ -84,7 +85,7 @@ class HeldLock:
         except AlreadyExists:
             self._lost = "another run took over"
             self._ended.set()
-        except StoreFailed:
+        except BbOpsError:
             return  # the next renewal tries again; `check` sees an expired lease
         else:
             self._fence += 1
@@ -105,11 +106,15 @@ def lock(store: ObjectStore, cluster: str, name: str, clock: Clock, purpose: str
         fence = _fence(newest)
         _refuse_live(store, newest, clock)
     holder = f"{purpose} by {socket.gethostname()} pid {os.getpid()}"
+    lease = _lease(holder, clock.now() + LEASE)
+    taken = Locked(f"another run took the lock {prefix} at this moment: try again later")
     try:
-        store.create(_key(prefix, fence + 1), _lease(holder, clock.now() + LEASE).model_dump_json().encode())
+        store.create(_key(prefix, fence + 1), lease.model_dump_json().encode())
     except AlreadyExists as error:
-        raise Locked(f"another run took the lock {prefix} at this moment: try again later") from error
-    held = HeldLock(store, prefix, clock, fence + 1, holder)
+        raise taken from error
+    if any(_fence(info.key) > fence + 1 for info in store.objects(prefix)):
+        raise taken  # we were slow: others came and went, and removed the lease that should have stopped us
+    held = HeldLock(store, prefix, clock, fence + 1, lease)
     try:
         yield held
     finally:

@@ -186,7 +186,7 @@ class Repository:
 
     def expected(self, commit: BackupCommit, entry: StoredObject) -> Expected:
         """Return what the signed commit says of an object."""
-        return Expected(self.object_key(commit, entry), entry.size_bytes, entry.sha256)
+        return Expected(self.object_key(commit, entry), entry.size_bytes, entry.raw_size_bytes, entry.sha256)
 
     def open_object(self, commit: BackupCommit, entry: StoredObject, sink: Sink) -> int:
         """Decrypt, decompress and verify an object into ``sink``; returns its raw bytes."""

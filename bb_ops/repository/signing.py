@@ -98,9 +98,10 @@ def _undamaged(data: bytes, where: str) -> dict[str, Any]:
     damaged = IntegrityError(f"{where} is damaged: it differs from its own SHA-256")
     try:
         document = json.loads(data)
-    except ValueError as error:
+        same = canonical(document) + b"\n" == data  # also a ValueError, for numbers and text that JSON cannot hold
+    except (ValueError, RecursionError) as error:
         raise damaged from error
-    if not isinstance(document, dict) or set(document) != _MEMBERS or canonical(document) + b"\n" != data:
+    if not same or not isinstance(document, dict) or set(document) != _MEMBERS:
         raise damaged
     rest = {name: value for name, value in document.items() if name != "sha256"}
     if document["sha256"] != hashlib.sha256(canonical(rest)).hexdigest():

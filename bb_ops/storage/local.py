@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn, Self, TypeVar
 
@@ -61,7 +62,7 @@ class LocalStore:
 
     def stat(self, key: str) -> ObjectInfo | None:
         """Describe an object."""
-        size_bytes = self._guard_or_none(lambda: _file_size(self._path(key)))
+        size_bytes = self._guard_or_none(partial(_file_size, self._path(key)))
         return None if size_bytes is None else ObjectInfo(key, size_bytes)
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -70,7 +71,7 @@ class LocalStore:
         found = []
         for path, key in self._walk(self._root / folder):
             if not key.endswith(PARTIAL_SUFFIX) and key.startswith(prefix):
-                size_bytes = self._guard_or_none(lambda path=path: _file_size(path))  # type: ignore[misc]
+                size_bytes = self._guard_or_none(partial(_file_size, path))
                 if size_bytes is not None:
                     found.append(ObjectInfo(key, size_bytes))
         yield from sorted(found, key=lambda info: info.key.encode())
@@ -91,7 +92,7 @@ class LocalStore:
             if key.endswith(PARTIAL_SUFFIX):
                 folder, _, name = key.rpartition("/")
                 target = name.removeprefix(".").removesuffix(PARTIAL_SUFFIX).rpartition(".")[0]
-                size_bytes = self._guard_or_none(lambda path=path: _file_size(path))  # type: ignore[misc]
+                size_bytes = self._guard_or_none(partial(_file_size, path))
                 if size_bytes is not None:
                     yield Unfinished(f"{folder}/{target}".lstrip("/"), key, size_bytes)
 

@@ -1,36 +1,45 @@
 """An S3 bucket as object store: conditional writes, multipart uploads with bounded memory, checksums kept.
 
-Every write is conditional (``If-None-Match: *``), decided by the server. A server that ignores the condition is found
-by ``check_conditional_writes`` and refused. boto3 sends a CRC of every request and verifies it on every whole read.
+Every write is conditional (``If-None-Match: *``), decided by the server; a server that ignores the condition is refused
+when a repository is made there. The SDK repeats a request whose answer was lost, and the repetition finds the key taken
+by the first one: a mark in the object's metadata tells our own write from another's. Every request carries a checksum,
+which the SDK verifies when it reads an object whole that was stored by one request.
 """
 
 import io
-from collections import deque
+import secrets
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 from pydantic import SecretStr
 
-from bb_ops.errors import AlreadyExists, BbOpsError, RepositoryMissing, SettingsError, StoreFailed
-from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished
+from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, RepositoryMissing, SettingsError, StoreFailed
+from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished, check_key, check_prefix
+from bb_ops.storage.multipart import S3Writer
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _T = TypeVar("_T")
-_UPLOAD_PART_BYTES = 16 << 20
-"""Parts of one multipart upload are of equal size (some servers demand it); 10,000 of them make 156 GiB."""
-_UPLOAD_THREADS = 3
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _NO_BUCKET = {"NoSuchBucket"}
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict"}
 _DENIED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+_BEHIND_THE_END = {"InvalidRange", "416"}
+_WRITER = "bb-ops-writer"
+"""The metadata that marks whose write an object is."""
 
 
 class S3Store:
@@ -84,16 +93,24 @@ class S3Store:
 
     def create(self, key: str, data: bytes) -> ObjectInfo:
         """Store a small object, if its key is free."""
-        self._call(
+        mark = secrets.token_hex(8)
+        self._write_once(
+            key,
+            mark,
             lambda: self._client.put_object(
-                Bucket=self._bucket, Key=self._full(key), Body=data, IfNoneMatch="*", ChecksumAlgorithm="SHA256"
-            )
+                Bucket=self._bucket,
+                Key=self._full(key),
+                Body=data,
+                IfNoneMatch="*",
+                ChecksumAlgorithm="SHA256",
+                Metadata={_WRITER: mark},
+            ),
         )
         return ObjectInfo(key, len(data))
 
-    def writer(self, key: str) -> "S3Writer":
+    def writer(self, key: str) -> S3Writer:
         """Begin a new object."""
-        return S3Writer(self, key)
+        return S3Writer(self, check_key(key))
 
     def read(self, key: str) -> bytes | None:
         """Return a small object whole."""
@@ -111,7 +128,13 @@ class S3Store:
             return None if self.stat(key) is None else io.BytesIO()
         end = "" if length is None else str(start + length - 1)
         ranged: dict[str, Any] = {"Range": f"bytes={start}-{end}"} if start or length is not None else {}
-        answer = self._call_or_none(lambda: self._client.get_object(Bucket=self._bucket, Key=self._full(key), **ranged))
+        full = self._full(key)
+        try:
+            answer = self._call_or_none(lambda: self._client.get_object(Bucket=self._bucket, Key=full, **ranged))
+        except StoreFailed as error:
+            if isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _BEHIND_THE_END:
+                return io.BytesIO()
+            raise
         return None if answer is None else _S3Reader(self, key, answer["Body"])
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -120,14 +143,20 @@ class S3Store:
         return None if answer is None else ObjectInfo(key, answer["ContentLength"])
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield every object whose key begins with ``prefix``; the store pages and sorts."""
-        for page in self._pages("list_objects_v2", Prefix=self._full(prefix)):
-            for entry in page.get("Contents", ()):
-                yield ObjectInfo(entry["Key"].removeprefix(self._prefix), entry["Size"])
+        """Yield every object whose key begins with ``prefix``.
+
+        S3 sorts; some servers of its kind sort folder by folder, which differs where a name begins with another one.
+        """
+        found = (
+            ObjectInfo(entry["Key"].removeprefix(self._prefix), entry["Size"])
+            for page in self._pages("list_objects_v2", Prefix=self._full_prefix(prefix))
+            for entry in page.get("Contents", ())
+        )
+        yield from sorted(found, key=lambda info: info.key.encode())
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below ``prefix``."""
-        full = self._full(prefix)
+        full = self._full_prefix(prefix)
         return sorted(
             entry["Prefix"].removeprefix(full).rstrip("/")
             for page in self._pages("list_objects_v2", Prefix=full, Delimiter="/")
@@ -136,7 +165,8 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        self._call(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._full(key)))
+        full = self._full(key)
+        self._call(lambda: self._client.delete_object(Bucket=self._bucket, Key=full))
 
     def unfinished(self) -> Iterator[Unfinished]:
         """Yield multipart uploads that were neither completed nor aborted."""
@@ -159,11 +189,11 @@ class S3Store:
         except (BotoCoreError, HTTPClientError) as error:
             raise self.failed(error) from error
 
-    def begin_upload(self, key: str) -> str:
+    def begin_upload(self, key: str, mark: str) -> str:
         """Begin a multipart upload and return its id."""
         answer = self._call(
             lambda: self._client.create_multipart_upload(
-                Bucket=self._bucket, Key=self._full(key), ChecksumAlgorithm="CRC32"
+                Bucket=self._bucket, Key=self._full(key), ChecksumAlgorithm="CRC32", Metadata={_WRITER: mark}
             )
         )
         return answer["UploadId"]
@@ -185,20 +215,24 @@ class S3Store:
             part["ChecksumCRC32"] = answer["ChecksumCRC32"]
         return part
 
-    def complete_upload(self, key: str, upload_id: str, parts: "list[CompletedPartTypeDef]") -> None:
+    def complete_upload(self, key: str, upload_id: str, mark: str, parts: "list[CompletedPartTypeDef]") -> None:
         """Complete a multipart upload, if its key is free."""
-        self._call(
+        self._write_once(
+            key,
+            mark,
             lambda: self._client.complete_multipart_upload(
                 Bucket=self._bucket,
                 Key=self._full(key),
                 UploadId=upload_id,
                 MultipartUpload={"Parts": parts},
                 IfNoneMatch="*",
-            )
+            ),
         )
 
     def failed(self, error: Exception) -> BbOpsError:
         """Turn the SDK's error into ours: one line, with what to do."""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return SettingsError(f"{self.url}: no complete credentials for {self._where()}: set key and secret")
         if not isinstance(error, ClientError):
             return StoreFailed(f"{self.url}: {type(error).__name__}: no usable answer from {self._where()}")
         code = _code(error)
@@ -214,7 +248,23 @@ class S3Store:
         return self._endpoint_url or f"AWS {self._region or ''}".strip()
 
     def _full(self, key: str) -> str:
-        return f"{self._prefix}{key}"
+        return f"{self._prefix}{check_key(key)}"
+
+    def _full_prefix(self, prefix: str) -> str:
+        return f"{self._prefix}{check_prefix(prefix)}"
+
+    def _write_once(self, key: str, mark: str, write: Callable[[], object]) -> None:
+        """Make a conditional write; where the SDK had to repeat it, see whether the first attempt had succeeded."""
+        try:
+            self._call(write)
+        except StoreFailed as error:
+            if not (_was_repeated(error.__cause__) and self._is_ours(key, mark)):
+                raise
+
+    def _is_ours(self, key: str, mark: str) -> bool:
+        full = self._full(key)
+        answer = self._call_or_none(lambda: self._client.head_object(Bucket=self._bucket, Key=full))
+        return answer is not None and answer["Metadata"].get(_WRITER) == mark
 
     def _uploaded_bytes(self, full_key: str, upload_id: str) -> int:
         answer = self._call_or_none(
@@ -244,88 +294,6 @@ class S3Store:
             raise self.failed(error) from error
 
 
-class S3Writer:
-    """Writes one object: a single request while it is small, a multipart upload from the second part on."""
-
-    def __init__(self, store: S3Store, key: str) -> None:
-        """Begin; nothing is contacted before the first full part."""
-        self._store = store
-        self._key = key
-        self._buffer = bytearray()
-        self._size_bytes = 0
-        self._upload_id: str | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[CompletedPartTypeDef]] = deque()
-        self._parts: list[CompletedPartTypeDef] = []
-        self._open = True
-
-    def write(self, data: bytes, /) -> int:
-        """Take the next bytes; at most a few parts wait at a time."""
-        if not self._open:
-            raise StoreFailed(f"{self._key}: the object is already finished")
-        self._buffer += data
-        self._size_bytes += len(data)
-        while len(self._buffer) >= _UPLOAD_PART_BYTES:
-            part = bytes(memoryview(self._buffer)[:_UPLOAD_PART_BYTES])
-            del self._buffer[:_UPLOAD_PART_BYTES]
-            self._send(part)
-        return len(data)
-
-    def commit(self) -> ObjectInfo:
-        """Make the object visible, if its key is free."""
-        if not self._open:
-            raise StoreFailed(f"{self._key}: the object is already finished")
-        try:
-            if self._upload_id is None:
-                self._store.create(self._key, bytes(self._buffer))
-            else:
-                if self._buffer:
-                    self._send(bytes(self._buffer))
-                while self._waiting:
-                    self._collect()
-                self._store.complete_upload(self._key, self._upload_id, self._parts)
-                self._upload_id = None
-        finally:
-            self.abandon()
-        return ObjectInfo(self._key, self._size_bytes)
-
-    def abandon(self) -> None:
-        """Abort what was uploaded."""
-        if not self._open:
-            return
-        self._open = False
-        self._buffer = bytearray()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._upload_id is not None:
-            self._store.abort(self._key, self._upload_id)
-
-    def __enter__(self) -> Self:
-        """Return self."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Commit, or abandon when the block raised."""
-        if kind is None:
-            self.commit()
-        else:
-            self.abandon()
-
-    def _send(self, part: bytes) -> None:
-        if self._upload_id is None:
-            self._upload_id = self._store.begin_upload(self._key)
-            self._pool = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
-        if len(self._waiting) >= _UPLOAD_THREADS:
-            self._collect()
-        number = len(self._parts) + len(self._waiting) + 1
-        pool = self._pool
-        if pool is not None:
-            self._waiting.append(pool.submit(self._store.upload_part, self._key, self._upload_id, number, part))
-
-    def _collect(self) -> None:
-        self._parts.append(self._waiting.popleft().result())
-
-
 class _S3Reader:
     def __init__(self, store: S3Store, key: str, body: Any) -> None:  # noqa: ANN401 - botocore's StreamingBody
         self._store = store
@@ -335,6 +303,8 @@ class _S3Reader:
     def read(self, size: int = -1, /) -> bytes:
         try:
             return bytes(self._body.read(None if size < 0 else size))
+        except FlexibleChecksumError as error:
+            raise IntegrityError(f"{self._store.url}/{self._key} differs from the checksum that it bears") from error
         except (BotoCoreError, HTTPClientError, OSError) as error:
             raise StoreFailed(
                 f"{self._store.url}/{self._key}: the stream broke off ({type(error).__name__})"
@@ -342,6 +312,10 @@ class _S3Reader:
 
     def close(self) -> None:
         self._body.close()
+
+
+def _was_repeated(error: BaseException | None) -> bool:
+    return isinstance(error, ClientError) and error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
 
 
 def _code(error: ClientError) -> str:

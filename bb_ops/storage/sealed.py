@@ -132,11 +132,16 @@ class _HashingWriter:
 
     def __init__(self, writer: ObjectWriter) -> None:
         self.writer = writer
+        self.error: BbOpsError | None = None
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes, /) -> int:
         self._hash.update(data)
-        return self.writer.write(data)
+        try:
+            return self.writer.write(data)
+        except BbOpsError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Nothing waits here."""
@@ -150,7 +155,7 @@ class _Encryption:
 
     def __init__(self, target: _HashingWriter, recipients: Sequence[pyrage.x25519.Recipient]) -> None:
         self._queue: Queue[bytes | None] = Queue(_QUEUE_CHUNKS)
-        self._rest = b""
+        self._rest = memoryview(b"")
         self._ended = False
         self._stopped = False
         self._error: BaseException | None = None
@@ -179,15 +184,15 @@ class _Encryption:
         if not self._rest and not self._ended:
             data = self._queue.get()
             self._ended = data is None
-            self._rest = data or b""
+            self._rest = memoryview(data or b"")
         piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece
+        return bytes(piece)
 
     def _run(self, target: _HashingWriter, recipients: list[pyrage.x25519.Recipient]) -> None:
         try:
             pyrage.encrypt_io(self, target, recipients)
         except BaseException as error:  # noqa: BLE001 - handed to the writing thread, which raises it
-            self._error = error
+            self._error = target.error or error  # age wraps what goes wrong while it writes its header
         while not self._ended and (self._error is not None or self._stopped):
             self._ended = self._queue.get() is None
 
@@ -200,10 +205,17 @@ class _Encryption:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a stored object must be, from the signed commit."""
+    """What a stored object must be, from the signed commit.
+
+    Attributes:
+        size_bytes: As stored.
+        raw_size_bytes: Before compression.
+        sha256: Of the stored bytes, in hexadecimal.
+    """
 
     key: str
     size_bytes: int
+    raw_size_bytes: int
     sha256: str
 
 
@@ -212,9 +224,14 @@ class _HashingReader:
         self._reader = reader
         self._hash = hashlib.sha256()
         self.size_bytes = 0
+        self.error: BbOpsError | None = None
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._reader.read(size)
+        try:
+            data = self._reader.read(size)
+        except BbOpsError as error:
+            self.error = error
+            raise
         self._hash.update(data)
         self.size_bytes += len(data)
         return data
@@ -270,9 +287,9 @@ def open_sealed(
                 counting.write(data)
         reader.drain()
         counting.finish()
-    except (pyrage.DecryptError, zstandard.ZstdError, OSError, ValueError, BbOpsError) as error:
-        if isinstance(error, StoreFailed):
-            raise
+    except (pyrage.DecryptError, zstandard.ZstdError, OSError, BbOpsError) as error:
+        if reader.error is not None:  # age wraps what goes wrong while it reads the header
+            raise reader.error from error
         reader.drain()
         _compare(store, expected, reader)
         if isinstance(error, BbOpsError):
@@ -285,6 +302,11 @@ def open_sealed(
     finally:
         reader.close()
     _compare(store, expected, reader)
+    if counting.raw_size_bytes != expected.raw_size_bytes:
+        raise IntegrityError(
+            f"{store.url}/{expected.key}: its hash is right but it opens to {counting.raw_size_bytes} bytes, "
+            f"its signed commit says {expected.raw_size_bytes}"
+        )
     return counting.raw_size_bytes
 
 
@@ -309,40 +331,42 @@ class _Buffered:
 
 
 class _Decompression:
-    """Decompresses what is written to it and passes it on in pieces of a useful size."""
+    """Decompresses what is written to it and passes it on piece by piece, so that little of it is ever held at once."""
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._inner = zstandard.ZstdDecompressor().decompressobj(write_size=1 << 20)
+        self._counting = _Counting(sink)
+        self._inner = zstandard.ZstdDecompressor().stream_writer(
+            self._counting,  # type: ignore[arg-type] # of a file it needs only ``write``
+            write_size=_READ_BYTES,
+        )
         self._waiting = bytearray()
-        self.raw_size_bytes = 0
+
+    @property
+    def raw_size_bytes(self) -> int:
+        return self._counting.size_bytes
 
     def write(self, data: bytes, /) -> int:
         self._waiting += data
-        if len(self._waiting) >= 1 << 18:
-            self._pass_on()
+        if len(self._waiting) >= _READ_BYTES:
+            self.finish()
         return len(data)
 
     def flush(self) -> None:
         """Age calls this at its end; ``finish`` does the work."""
 
     def finish(self) -> None:
-        self._pass_on()
-        if not self._inner.eof:
-            raise ValueError("the compressed data end too early")
-
-    def _pass_on(self) -> None:
-        if self._inner.eof:
-            if self._waiting:
-                raise ValueError("there are bytes behind the compressed data")
-            return
-        raw = self._inner.decompress(bytes(self._waiting))
+        self._inner.write(self._waiting)
         self._waiting.clear()
-        if self._inner.unused_data:
-            raise ValueError("there are bytes behind the compressed data")
-        if raw:
-            self.raw_size_bytes += len(raw)
-            self._sink.write(raw)
+
+
+class _Counting:
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.size_bytes = 0
+
+    def write(self, data: bytes, /) -> int:
+        self.size_bytes += len(data)
+        return self._sink.write(data)
 
 
 def _open(store: ObjectStore, expected: Expected) -> _Closing:

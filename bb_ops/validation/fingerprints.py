@@ -30,20 +30,24 @@ def compare_fingerprints(source: Fingerprints | None, restored: Fingerprints) ->
     unmeasured = [entry for entry in source.tables if entry.digest is None]
     unmeasured += [entry for key, entry in ours.items() if entry.digest is None and key in theirs]
     different = [entry for entry in source.tables if entry.digest is not None and _differs(entry, ours)]
-    extra = [entry for key, entry in ours.items() if key not in theirs]
+    seen = {entry.database for entry in source.tables}
+    extra = [entry for key, entry in ours.items() if key not in theirs and entry.database in seen]
     compared = [entry for entry in source.tables if entry.digest is not None]
     rows = sum(entry.rows or 0 for entry in compared)
     counted = f"{len(compared)} tables and {rows} rows compared at {source.anchor_lsn}"
     if (different or extra) and source.exact:
         return Comparison(Outcome.FAIL, f"{counted}; different: {_names([*different, *extra])}", len(compared), rows)
+    doubts = []
     if not source.exact:
-        reason = f"the source was never quiet, so its snapshot is not exact; {len(different)} tables differ"
-        return Comparison(Outcome.NOT_MEASURED, f"{counted}; {reason}", len(compared), rows)
+        doubts.append(f"the source was never quiet, so its snapshot is not exact; {len(different)} tables differ")
+    if source.unseen:
+        doubts.append(f"not looked at: {'; '.join(source.unseen[:_MOST_NAMED])}")
     if unmeasured:
-        reason = f"not measured: {_names(unmeasured)} ({unmeasured[0].reason})"
-        return Comparison(Outcome.NOT_MEASURED, f"{counted}, all equal; {reason}", len(compared), rows)
+        doubts.append(f"not measured: {_names(unmeasured)} ({unmeasured[0].reason})")
     if not compared:
-        return Comparison(Outcome.NOT_MEASURED, "the source has no table to compare", 0, 0)
+        doubts.append("the source has no table to compare")
+    if doubts:
+        return Comparison(Outcome.NOT_MEASURED, f"{counted}; {'; '.join(doubts)}", len(compared), rows)
     return Comparison(Outcome.PASS, f"{counted}, all equal", len(compared), rows)
 
 

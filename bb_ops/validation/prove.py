@@ -1,7 +1,7 @@
 """Test backups and record what was measured."""
 
 from bb_ops.clock import Clock
-from bb_ops.recovery.restore import Progress
+from bb_ops.progress import Progress
 from bb_ops.repository.catalog import CatalogEntry, read_catalog
 from bb_ops.repository.ids import SlotKey
 from bb_ops.repository.reports import Proof

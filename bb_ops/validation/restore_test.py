@@ -22,9 +22,10 @@ from bb_ops.postgres.fingerprint import take_fingerprints
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.process import Account
+from bb_ops.progress import Progress
 from bb_ops.recovery.checks import check_contents, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
-from bb_ops.recovery.restore import Progress, Restored, needed_bytes, relocate_tablespaces, restore
+from bb_ops.recovery.restore import Restored, needed_bytes, relocate_tablespaces, restore
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.manifest import BackupCommit
@@ -256,13 +257,20 @@ def _scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[P
 
 def sweep_scratch(parent: Path | None) -> int:
     """Remove the throw-away copies of tests that were killed; return how many. Those of living tests stay."""
-    removed = 0
-    for path in Path(parent or tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*"):
+    copies = abandoned_copies(parent)
+    for path in copies:
+        shutil.rmtree(path, ignore_errors=True)  # another account's copy is that account's to remove
+    return len(copies)
+
+
+def abandoned_copies(parent: Path | None) -> list[Path]:
+    """Return the throw-away copies of tests that were killed, in ``parent`` or the temporary directory."""
+    found = []
+    for path in sorted(Path(parent or tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*")):
         pid, _, ticks = path.name.removeprefix(_SCRATCH_PREFIX).partition("-")[0].partition("@")
         if pid.isdecimal() and ticks.isdecimal() and process.start_ticks(int(pid)) != int(ticks):
-            shutil.rmtree(path, ignore_errors=True)  # another account's copy is that account's to remove
-            removed += 1
-    return removed
+            found.append(path)
+    return found
 
 
 class _Nowhere(io.RawIOBase):

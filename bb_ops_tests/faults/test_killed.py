@@ -19,9 +19,9 @@ def test_a_backup_killed_at_ten_moments_is_never_listed_and_blocks_nothing(
     command.ok("sync", "incremental")
     listed, killed_at_work = 1, 0
     for moment in range(MOMENTS):
-        running = slow.start("backup", "full")
-        time.sleep(whole_s * 0.9 * (moment + random.random()) / MOMENTS)
-        was_alive = running.kill()
+        with slow.start("backup", "full") as running:
+            time.sleep(whole_s * 0.9 * (moment + random.random()) / MOMENTS)
+            was_alive = running.kill()
         now = len(backups_of(command))
         assert now in ({listed} if was_alive else {listed + 1})
         killed_at_work += was_alive
@@ -39,10 +39,10 @@ def test_a_copy_killed_at_its_work_is_not_listed_and_goes_on_where_it_was(slow: 
     stored_bytes = slow.ok("backup", "full", "--json").document["stored_bytes"]
     replica = room / "replica"
     objects = len(objects_below(room / "repository"))
-    for least in (1, objects // 3, objects - 3):
-        running = slow.start("sync", "incremental")
-        wait_until(lambda least=least: len(objects_below(replica)) >= least, "the copy did not begin", 30)  # type: ignore[misc]
-        assert running.kill()
+    for least in (1, objects // 4, objects // 2):
+        with slow.start("sync", "incremental") as running:
+            wait_until(lambda least=least: len(objects_below(replica)) >= least, "the copy did not begin", 30)  # type: ignore[misc]
+            assert running.kill()
         assert "replica" not in backups_of(slow)[0]["proofs"]
         findings = slow.run("doctor", "--json").expect(4).document["findings"]
         assert any(entry["check_id"] == "leftovers" and entry["outcome"] == "fail" for entry in findings)
@@ -59,9 +59,9 @@ def test_a_restore_killed_at_its_work_cannot_be_started_and_can_be_repeated(slow
     target, port = room / "back", free_port()
     recover = ("recover", "full", "latest", "--into", target, "--start", "--port", str(port))
     for least in (1, 200, 600):
-        running = slow.start(*recover)
-        wait_until(lambda least=least: _files_in(target) >= least, "the restore did not begin", 30)  # type: ignore[misc]
-        assert running.kill()
+        with slow.start(*recover) as running:
+            wait_until(lambda least=least: _files_in(target) >= least, "the restore did not begin", 30)  # type: ignore[misc]
+            assert running.kill()
         assert not (target / "global" / "pg_control").exists()
     try:
         slow.ok(*recover)
@@ -74,11 +74,11 @@ def test_a_restore_killed_at_its_work_cannot_be_started_and_can_be_repeated(slow
 def test_a_killed_restore_test_leaves_no_server_and_is_cleaned_up(command: BbOps, room: Path) -> None:
     command.ok("backup", "full")
     scratch = room / "tmp"
-    running = command.start("validate", "latest")
-    wait_until(lambda: list(scratch.glob("*/data/postmaster.pid")), "no throw-away server started", 60)
-    (pid_file,) = scratch.glob("*/data/postmaster.pid")
-    pid = int(pid_file.read_text(encoding="utf-8").splitlines()[0])
-    assert running.kill()
+    with command.start("validate", "latest") as running:
+        wait_until(lambda: list(scratch.glob("*/data/postmaster.pid")), "no throw-away server started", 60)
+        (pid_file,) = scratch.glob("*/data/postmaster.pid")
+        pid = int(pid_file.read_text(encoding="utf-8").splitlines()[0])
+        assert running.kill()
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the throw-away server lives on", 20)
     findings = command.run("doctor", "--json").expect(4).document["findings"]
     copies = [entry for entry in findings if entry["check_id"] == "leftovers" and str(scratch) in entry["resource"]]
@@ -91,10 +91,10 @@ def test_a_killed_restore_test_leaves_no_server_and_is_cleaned_up(command: BbOps
 def test_a_running_restore_test_is_not_taken_for_a_leftover(command: BbOps, room: Path) -> None:
     command.ok("backup", "full")
     command.ok("sync", "incremental")
-    running = command.start("validate", "latest")
-    wait_until(lambda: list((room / "tmp").glob("*/data/PG_VERSION")), "no throw-away copy appeared", 60)
-    command.run("doctor", "--remove-leftovers").expect(0)
-    running.finish().expect(0)
+    with command.start("validate", "latest") as running:
+        wait_until(lambda: list((room / "tmp").glob("*/data/PG_VERSION")), "no throw-away copy appeared", 60)
+        command.run("doctor", "--remove-leftovers").expect(0)
+        running.finish().expect(0)
 
 
 def _leftovers_are_named_and_removed(command: BbOps, repository: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bb_ops_tests.support.postgres import Build, die_with_us, wait_until
 
@@ -53,7 +53,7 @@ class Answer:
 
 
 class Running:
-    """A command under way."""
+    """A command under way. As a context manager it does not outlive the block."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
         """Watch its memory."""
@@ -67,6 +67,15 @@ class Running:
     def pid(self) -> int:
         """Its process number."""
         return self._child.pid
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill what still runs."""
+        if self._child.returncode is None:
+            self.kill()
 
     @property
     def alive(self) -> bool:
@@ -82,11 +91,7 @@ class Running:
 
     def finish(self, timeout_s: float = 240.0) -> Answer:
         """Wait for its end."""
-        try:
-            stdout, stderr = self._child.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
+        stdout, stderr = self._child.communicate(timeout=timeout_s)
         self._watcher.join()
         duration_s = time.monotonic() - self._started
         code = self._child.returncode
@@ -147,7 +152,8 @@ class BbOps:
 
     def run(self, *arguments: str | Path, timeout_s: float = 240.0) -> Answer:
         """Run it to its end."""
-        return self.start(*arguments).finish(timeout_s)
+        with self.start(*arguments) as running:
+            return running.finish(timeout_s)
 
     def ok(self, *arguments: str | Path, timeout_s: float = 240.0) -> Answer:
         """Run it to its end, which must be exit 0."""
