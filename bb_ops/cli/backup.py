@@ -1,6 +1,5 @@
 """``bb-ops backup``: take backups and see what exists."""
 
-import resource
 from typing import Any
 
 import click
@@ -9,6 +8,7 @@ from bb_ops.backup.full import plan_full_backup, take_full_backup
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
+from bb_ops.process import peak_memory_bytes
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
 from bb_ops.repository.manifest import BackupCommit
@@ -44,7 +44,7 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
         return ServerUnusable.exit_code if plan.refusals else 0
     with progress_bar() as progress:
         commit = take_full_backup(ops.database, ops.repository, options, ops.clock, progress)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory_bytes()
     if as_json:
         emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
     else:
