@@ -18,7 +18,7 @@ NOT_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "manager
 DAGSTERS_ROOMS = ("defs/", "definitions.py")
 CATCH_ALL = {
     "cli/main.py",  # the last resort of every command
-    "storage/sealed.py",  # age's thread: what it catches is raised in the thread that writes
+    "storage/sealing.py",  # age's thread: what it catches is raised in the thread that writes
 }
 
 Rule = Callable[[str], list[int]]

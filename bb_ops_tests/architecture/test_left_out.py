@@ -56,5 +56,5 @@ def test_with_ci_true_nothing_may_be_left_out(suite: Path) -> None:
 def _run(suite: Path, extra: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     root = Path(__file__).parents[2]
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(root), **extra}
-    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-q", suite]
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-q", str(suite)]
     return subprocess.run(argv, cwd=suite, env=environment, capture_output=True, check=False, text=True, timeout=120)

@@ -269,7 +269,8 @@ class TestDamage:
             new_proof(commit, Level.L7).model_dump(mode="json"), load_signing_key(other_keys / "signing.key")
         )
         repository.store.create(layout.proof_key("main", SYSTEM_ID, commit.id, "forged"), theirs)
-        key = repository.record_proof(commit, new_proof(commit, Level.L6))
+        proof = repository.record_proof(commit, new_proof(commit, Level.L6))
+        key = layout.proof_key("main", SYSTEM_ID, commit.id, proof.id)
         overwrite(repository.store, key, (repository.store.read(key) or b"").replace(b'"L6"', b'"L7"'))
         catalog = read_catalog(repository)
         assert sorted(type(error).__name__ for error in catalog.damaged) == ["IntegrityError", "KeyRejected"]
@@ -279,12 +280,23 @@ class TestDamage:
         self, repository: Repository, commit: BackupCommit
     ) -> None:
         other = stored_backup(repository, started_at=NOON + timedelta(days=1))
-        key = repository.record_proof(commit, new_proof(commit, Level.L6))
+        proof = repository.record_proof(commit, new_proof(commit, Level.L6))
+        key = layout.proof_key("main", SYSTEM_ID, commit.id, proof.id)
         moved = layout.proof_key("main", SYSTEM_ID, other.id, new_proof(commit, Level.L6).id)
         repository.store.create(moved, repository.store.read(key) or b"")
         catalog = read_catalog(repository)
         assert catalog.find(commit.id).proven_level == Level.L6
         assert catalog.find(other.id).proven_level is None
+
+    def test_a_proof_that_was_carried_over_from_another_repository_counts_for_nothing(
+        self, repository: Repository, commit: BackupCommit
+    ) -> None:
+        elsewhere = new_proof(commit, Level.L6).model_copy(update={"repository_id": "0123456789abcdef"})
+        key = layout.proof_key("main", SYSTEM_ID, commit.id, elsewhere.id)
+        repository.store.create(key, sign_document(elsewhere.model_dump(mode="json"), repository.signing_key))
+        catalog = read_catalog(repository)
+        assert catalog.damaged == []
+        assert catalog.find(commit.id).proven_level is None
 
     def test_one_damaged_backup_does_not_hide_the_others(self, repository: Repository, commit: BackupCommit) -> None:
         good = stored_backup(repository, started_at=NOON + timedelta(days=1))
