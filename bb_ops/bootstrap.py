@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
+from bb_ops.backup.incremental import IncrementalBackupOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
@@ -69,6 +70,16 @@ class Operations:
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
             new_lineage=new_lineage,
             slot=slot,
+        )
+
+    def incremental_backup_options(self) -> IncrementalBackupOptions:
+        """Return how increments are taken."""
+        return IncrementalBackupOptions(
+            compression_level=self.settings.compression_level,
+            compression_threads=self.settings.compression_threads,
+            part_size_bytes=self.settings.part_size_bytes,
+            fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            most_increments=self.settings.incremental_depth,
         )
 
     def restore_test_options(self, level: Level) -> RestoreTestOptions:
