@@ -21,8 +21,9 @@ _DIRECTORY_KIND = b"5"
 class Extractor:
     """Takes one part of an archive, piece by piece. Use as a context manager; use each once."""
 
-    def __init__(self, target: Target, root: Path) -> None:
-        """Write below ``root``, which is the target's directory or that of a tablespace."""
+    def __init__(self, target: Target, root: Path, without: str | None = None) -> None:
+        """Write below ``root``, the target's directory or that of a tablespace, all but what is in ``without/``."""
+        self._without = None if without is None else PurePosixPath(without)
         self._target = target
         self._root = root
         self._walker = TarWalker(self._begin, self._content)
@@ -48,7 +49,10 @@ class Extractor:
     def _begin(self, member: Member, header: bytes) -> None:
         del header
         self._close()
-        path = self._root / safe_name(member.name)
+        name = safe_name(member.name)
+        if self._without is not None and self._without in name.parents:
+            return
+        path = self._root / name
         if member.kind == _DIRECTORY_KIND:
             self._make(path)
             return
