@@ -129,7 +129,8 @@ def copy_backup(source: Repository, destination: Repository, commit: BackupCommi
     """Copy one backup and re-hash it where it arrived; its commit, byte for byte, is written last.
 
     Raises:
-        IntegrityError: the destination lacks what an increment builds on, the source's bytes differ from the signed hashes, or the destination holds others.
+        IntegrityError: the destination lacks what an increment builds on or holds other bytes, or the source's bytes
+            differ from the signed hashes.
     """
     watch = Stopwatch()
     parent = commit.parent_id

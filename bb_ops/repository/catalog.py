@@ -142,21 +142,21 @@ def read_catalog(repository: Repository, system_id: str | None = None) -> Catalo
     for system in repository.system_ids():
         if system_id in {None, system}:
             _read_system(repository, system, catalog)
+    return linked(catalog)
+
+
+def linked(catalog: Catalog) -> Catalog:
+    """Order the entries and give every increment its ancestors; what is missing below it is its problem. Pure."""
     catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.end_lsn, entry.commit.stopped_at))
-    _link(catalog)
-    return catalog
-
-
-def _link(catalog: Catalog) -> None:
-    """Give every increment its ancestors; whatever is missing or damaged below it is its problem too."""
     known = {entry.commit.id: entry for entry in catalog.entries}
-    linked: dict[str, CatalogEntry] = {}
+    done: dict[str, CatalogEntry] = {}
     for entry in sorted(catalog.entries, key=lambda one: one.commit.depth):
         commit = entry.commit
         if commit.parent_id is not None:
-            entry = _on_parent(entry, known.get(commit.parent_id), linked.get(commit.parent_id), catalog)  # noqa: PLW2901
-        linked[commit.id] = entry
-    catalog.entries = [linked[entry.commit.id] for entry in catalog.entries]
+            entry = _on_parent(entry, known.get(commit.parent_id), done.get(commit.parent_id), catalog)  # noqa: PLW2901
+        done[commit.id] = entry
+    catalog.entries = [done[entry.commit.id] for entry in catalog.entries]
+    return catalog
 
 
 def _on_parent(
