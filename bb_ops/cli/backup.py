@@ -10,6 +10,7 @@ from bb_ops.backup.incremental import plan_incremental_backup, take_incremental_
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
+from bb_ops.recovery.combine import combine, plan_combine
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
 from bb_ops.repository.manifest import BackupCommit
@@ -70,6 +71,26 @@ def incremental(*, dry_run: bool, as_json: bool) -> int:
         commit = take_incremental_backup(ops.database, ops.repository, options, ops.clock, progress)
     if commit.fallback_reason is not None:
         click.echo(f"bb-ops: a FULL backup was taken instead of an increment: {commit.fallback_reason}", err=True)
+    _report(commit, as_json=as_json)
+    return 0
+
+
+@command.command("combine")
+@click.argument("backup_id", metavar="ID|latest")
+@click.option("--dry-run", is_flag=True, help="Show what would be combined.")
+@json_option
+def combine_(*, backup_id: str, dry_run: bool, as_json: bool) -> int:
+    """Make a full backup out of an increment and its chain, without asking the server for a byte."""
+    ops = operations()
+    entry, options = read_catalog(ops.repository).find(backup_id), ops.combine_options()
+    if dry_run:
+        document = plan_combine(ops.repository, entry, options).model_dump(mode="json")
+        emit(document) if as_json else table(
+            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
+        )
+        return 0
+    with progress_bar() as progress:
+        commit = combine(ops.repository, entry, options, ops.clock, progress)
     _report(commit, as_json=as_json)
     return 0
 
@@ -202,6 +223,7 @@ def describe(commit: BackupCommit) -> dict[str, Any]:
         "parent_id": commit.parent_id,
         "depth": commit.depth,
         "fallback_reason": commit.fallback_reason,
+        "combined_from": list(commit.combined_from),
     }
 
 

@@ -219,5 +219,5 @@ def _make(target: Target, path: Path) -> None:
 
 
 def _escape(path: Path) -> str:
-    """Escape a directory as --tablespace-mapping wants it."""
-    return str(path).replace("\\", "\\\\").replace("=", "\\=")
+    """Escape a directory as --tablespace-mapping wants it (pg_combinebackup.c, add_tablespace_mapping)."""
+    return str(path).replace("=", "\\=")

@@ -2,20 +2,16 @@
 
 import io
 import logging
-import os
 import secrets
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bb_ops import __version__, process
+from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
-from bb_ops.errors import BbOpsError, IntegrityError, TargetRefused
+from bb_ops.errors import BbOpsError, IntegrityError
 from bb_ops.findings import Outcome
 from bb_ops.postgres import inspect
 from bb_ops.postgres.fingerprint import take_fingerprints
@@ -27,6 +23,7 @@ from bb_ops.recovery.chain import restore_backup
 from bb_ops.recovery.checks import check_contents, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.restore import Restored, needed_bytes, relocate_tablespaces
+from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.reports import Level, Proof
@@ -34,7 +31,6 @@ from bb_ops.repository.repository import Repository
 from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
 
 _LOGGER = logging.getLogger(__name__)
-_SCRATCH_PREFIX = "bb_ops-restore-"
 _START_TIMEOUT_S = 3600.0
 _NO_BUDGET_S = 24 * 3600.0
 
@@ -139,7 +135,7 @@ class _RestoreTest:
     def run(self) -> None:
         """Restore into a throw-away directory and climb as high as asked."""
         owner = server_account(self._options.server_user)
-        with _scratch_directory(self._options.scratch_directory, owner) as scratch:
+        with scratch_directory(self._options.scratch_directory, owner) as scratch:
             oids = tuple(space.oid for space in self._commit.tablespaces)
             target = check_target(scratch / "data", owner, needed_bytes(self._chain), oids)
             restored: list[Restored] = []
@@ -243,42 +239,6 @@ def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
         "the commit's signature is" if len(entry.chain) == 1 else f"the signatures of {len(entry.chain)} commits are"
     )
     return Outcome.PASS, f"{objects} objects are there with their sizes; {signed} right"
-
-
-@contextmanager
-def _scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Path]:
-    """Make a throw-away directory that the server's account can enter, and remove it whatever happens."""
-    sweep_scratch(parent)
-    me = f"{os.getpid()}@{process.start_ticks(os.getpid())}"
-    try:
-        path = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{me}-", dir=parent))
-    except OSError as error:
-        raise TargetRefused(
-            f"no throw-away directory in {parent or tempfile.gettempdir()}: {error.strerror}"
-        ) from error
-    try:
-        Target(path, path, owner).chown(path)
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-def sweep_scratch(parent: Path | None) -> int:
-    """Remove the throw-away copies of tests that were killed; return how many. Those of living tests stay."""
-    copies = abandoned_copies(parent)
-    for path in copies:
-        shutil.rmtree(path, ignore_errors=True)  # another account's copy is that account's to remove
-    return len(copies)
-
-
-def abandoned_copies(parent: Path | None) -> list[Path]:
-    """Return the throw-away copies of tests that were killed, in ``parent`` or the temporary directory."""
-    found = []
-    for path in sorted(Path(parent or tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*")):
-        pid, _, ticks = path.name.removeprefix(_SCRATCH_PREFIX).partition("-")[0].partition("@")
-        if pid.isdecimal() and ticks.isdecimal() and process.start_ticks(int(pid)) != int(ticks):
-            found.append(path)
-    return found
 
 
 class _Nowhere(io.RawIOBase):

@@ -1,5 +1,6 @@
 """A full and 24 increments under changing data come back equal: every sort of change, both versions that have them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -128,6 +129,25 @@ def test_the_copy_of_a_chain_is_proven_in_the_other_region(chain: Chain) -> None
     assert [entry["id"] for entry in report["copied"]] == chain.ids()
     proof = chain.command.ok("validate", "latest", "--region", "replica", "--json").document
     assert proof["level"] == "L6"
+
+
+def test_a_chain_becomes_a_full_without_the_server(chain: Chain, room: Path) -> None:
+    shutil.copytree(chain.room / "repository", room / "repository")
+    alone = chain.command.having(BB_OPS_REPOSITORY=f"file://{room}/repository", BB_OPS_REPLICA=None)
+    plan = alone.ok("backup", "combine", "latest", "--dry-run", "--json").document
+    assert plan["chain"] == chain.ids()
+    combined = alone.having(DATABASE_URL=None).ok("backup", "combine", "latest", "--json").document
+    assert (combined["kind"], combined["depth"], combined["combined_from"]) == ("full", 0, chain.ids())
+    last = chain.backups[-1].document
+    assert {combined[name] == last[name] for name in ("as_of", "slot", "system_id")} == {True}
+    for path in (room / "repository").glob(f"*/*/base/{chain.ids()[7]}/*"):
+        path.unlink()  # whatever happens to the chain
+    proof = alone.ok("validate", "latest", "--json").document
+    assert (proof["backup_id"], proof["level"], proof["tables_compared"] > 5) == (combined["id"], "L6", True)
+    assert "nothing to combine" in alone.run("backup", "combine", "latest").expect(2).complaint
+    following = alone.ok("backup", "incremental", "--json").document
+    assert (following["kind"], following["parent_id"]) == ("incremental", combined["id"])
+    assert alone.ok("validate", "latest", "--json").document["level"] == "L6"
 
 
 def _fill(source: Cluster) -> None:
