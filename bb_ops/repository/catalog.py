@@ -109,11 +109,12 @@ class Catalog:
     @property
     def chains(self) -> tuple[tuple[CatalogEntry, ...], ...]:
         """Every full with the increments on it, in the order of their positions; increments without their full last."""
-        fulls = [entry for entry in self.entries if entry.commit.kind == BackupKind.FULL]
-        rooted = [(full, *self.dependants(full.commit.id)) for full in fulls]
-        seen = {entry.commit.id for chain in rooted for entry in chain}
-        lost = tuple(entry for entry in self.entries if entry.commit.id not in seen)
-        return (*rooted, lost) if lost else tuple(rooted)
+        rooted: dict[str, list[CatalogEntry]] = defaultdict(list)
+        lost: list[CatalogEntry] = []
+        for entry in sorted(self.entries, key=lambda one: one.commit.depth > 0):  # stable: the fulls first
+            root = entry.chain[0]
+            (rooted[root.id] if root.kind == BackupKind.FULL else lost).append(entry)
+        return tuple(tuple(chain) for chain in (*rooted.values(), lost) if chain)
 
     def newest_whole(self) -> CatalogEntry | None:
         """Return the newest backup of which nothing is known to be missing."""

@@ -245,6 +245,37 @@ def test_summaries_that_are_gone_mean_a_full(command: BbOps, source: Cluster) ->
     assert command.ok("backup", "incremental", "--json").document["kind"] == "incremental"
 
 
+def test_a_server_that_refuses_an_increment_at_the_last_moment_gets_a_full(
+    command: BbOps, source: Cluster, room: Path
+) -> None:
+    command.ok("backup", "full")
+    source.execute("CHECKPOINT;;UPDATE t SET m = md5(m) WHERE id % 9 = 0;;CHECKPOINT;;CHECKPOINT")
+    first = command.ok("backup", "incremental", "--json").document
+    assert first["kind"] == "incremental"
+    source.execute("UPDATE t SET m = md5(m) WHERE id % 9 = 0;;CHECKPOINT;;CHECKPOINT")
+    latest = source.value("SELECT redo_lsn::text FROM pg_control_checkpoint()")
+    wait_until(
+        lambda: source.value(f"SELECT summarized_lsn >= '{latest}' FROM pg_get_wal_summarizer_state()"), "no summary"
+    )
+    for path in (source.data / "pg_wal" / "summaries").iterdir():
+        path.write_bytes(b"no summary")
+    answer = command.ok("backup", "incremental", "--json")
+    assert answer.document["kind"] == "full"
+    assert f"no increment on {first['id']}" in answer.complaint
+    assert len(backups_of(command)) == 3
+    assert len({path.parent for path in objects_below(room / "repository")}) == 3, "the refused increment left objects"
+    for path in (source.data / "pg_wal" / "summaries").iterdir():
+        path.unlink()
+
+
+def test_a_role_that_may_only_replicate_can_take_increments(source: Cluster, room: Path) -> None:
+    source.execute("CREATE ROLE keeper LOGIN REPLICATION")
+    command = bb_ops(room, source.build, source.url_of("postgres", "keeper"))
+    command.ok("backup", "full")
+    assert command.ok("backup", "incremental", "--json").document["kind"] == "incremental"
+    assert command.ok("validate", "latest", "--level", "L5", "--json").document["level"] == "L5"
+
+
 def test_page_checksums_turned_on_or_off_mean_a_full(wheel_18: Build, room: Path) -> None:
     with running_cluster(wheel_18, room / "cluster", settings={"summarize_wal": "on"}) as server:
         server.execute("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 5000) g")
