@@ -79,7 +79,7 @@ def main() -> int:
 
 def _round(number: int, cluster: Cluster, ours: Increments) -> dict[str, Any]:
     ours.clear()
-    cluster.query("VACUUM bookings")  # so that no round pays for cleaning up after the one before
+    cluster.query("VACUUM FULL bookings")  # as at first: no free space all over the table for new versions of rows
     cluster.settle()
     full = ours.backup()
     found = {"full": _figures(full), "load": os.getloadavg()[0]}

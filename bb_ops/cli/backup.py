@@ -1,6 +1,5 @@
 """``bb-ops backup``: take backups and see what exists."""
 
-import resource
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ from bb_ops.backup.incremental import plan_incremental_backup, take_incremental_
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
+from bb_ops.process import peak_memory_bytes
 from bb_ops.recovery.combine import combine, plan_combine
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
@@ -96,7 +96,7 @@ def combine_(*, backup_id: str, dry_run: bool, as_json: bool) -> int:
 
 
 def _report(commit: BackupCommit, *, as_json: bool) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory_bytes()
     if as_json:
         emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
     else:

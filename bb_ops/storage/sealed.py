@@ -17,7 +17,11 @@ import zstandard
 from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, StoreFailed
 from bb_ops.storage.base import ObjectReader, ObjectStore, ObjectWriter
 
-_QUEUE_CHUNKS = 32
+_QUEUE_PIECES = 32
+_PIECE_BYTES = 1 << 18
+"""In pieces of one size, so that a queue before a slow store holds 8 MiB; zstd itself hands out many MiB at once."""
+_JOB_BYTES = 2 << 20
+"""What one zstd thread takes at a time. Four times as much, zstd's own choice, takes three times the memory."""
 _READ_BYTES = 1 << 20
 _NO_KEY = "No matching keys"
 
@@ -73,16 +77,15 @@ class SealedWriter:
         """Begin the object at ``key``."""
         self._key = key
         self._raw_size_bytes = 0
-        self._compressor = zstandard.ZstdCompressor(
-            level=seal.level, threads=seal.threads, write_checksum=True
-        ).compressobj()
+        self._compressor = _compressor(seal).chunker(chunk_size=_PIECE_BYTES)
         self._stored = _HashingWriter(store.writer(key))
         self._stage = _Encryption(self._stored, seal.recipients) if seal.recipients else None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next raw bytes."""
         self._raw_size_bytes += len(data)
-        self._pass_on(self._compressor.compress(data))
+        for piece in self._compressor.compress(data):
+            self._pass_on(piece)
 
     def finish(self) -> SealedObject:
         """Commit the object and describe it.
@@ -92,7 +95,8 @@ class SealedWriter:
             StoreFailed: the store refused or failed.
         """
         try:
-            self._pass_on(self._compressor.flush())
+            for piece in self._compressor.finish():
+                self._pass_on(piece)
             if self._stage is not None:
                 self._stage.finish()
             info = self._stored.writer.commit()
@@ -108,8 +112,6 @@ class SealedWriter:
         self._stored.writer.abandon()
 
     def _pass_on(self, data: bytes) -> None:
-        if not data:
-            return
         if self._stage is not None:
             self._stage.write(data)
         else:
@@ -125,6 +127,12 @@ def seal_bytes(store: ObjectStore, key: str, data: bytes, seal: Seal) -> SealedO
         writer.abandon()
         raise
     return writer.finish()
+
+
+def _compressor(seal: Seal) -> zstandard.ZstdCompressor:
+    jobs = {"threads": seal.threads, "job_size": _JOB_BYTES} if seal.threads else {}
+    parameters = zstandard.ZstdCompressionParameters.from_level(seal.level, write_checksum=True, **jobs)
+    return zstandard.ZstdCompressor(compression_params=parameters)
 
 
 class _HashingWriter:
@@ -154,7 +162,7 @@ class _Encryption:
     """Runs age in a thread: age pulls, compression pushes."""
 
     def __init__(self, target: _HashingWriter, recipients: Sequence[pyrage.x25519.Recipient]) -> None:
-        self._queue: Queue[bytes | None] = Queue(_QUEUE_CHUNKS)
+        self._queue: Queue[bytes | None] = Queue(_QUEUE_PIECES)
         self._rest = memoryview(b"")
         self._ended = False
         self._stopped = False

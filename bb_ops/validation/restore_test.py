@@ -100,7 +100,12 @@ def run_restore_test(
     )
     _LOGGER.info(
         "restore test ends",
-        extra={"backup_id": commit.id, "level": proof.level, "outcome": proof.outcome, "duration_s": proof.duration_s},
+        extra={
+            "backup_id": commit.id,
+            "proof_level": proof.level,
+            "outcome": proof.outcome,
+            "duration_s": proof.duration_s,
+        },
     )
     return RestoreTestResult(proof, climb.error)
 
