@@ -38,6 +38,7 @@ lint: setup
 bench: setup
 	@.ci/system-packages bench
 	.venv/bin/python benchmarks/run.py $(ARGS)
+	.venv/bin/python benchmarks/increments.py
 
 lock: setup
 	@.ci/lock $(ARGS)

@@ -5,9 +5,11 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
+from bb_ops.backup.incremental import IncrementalBackupOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
+from bb_ops.recovery.combine import CombineOptions
 from bb_ops.repository.ids import SlotKey
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import KeyFiles, Repository
@@ -69,6 +71,28 @@ class Operations:
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
             new_lineage=new_lineage,
             slot=slot,
+        )
+
+    def incremental_backup_options(self) -> IncrementalBackupOptions:
+        """Return how increments are taken."""
+        return IncrementalBackupOptions(
+            compression_level=self.settings.compression_level,
+            compression_threads=self.settings.compression_threads,
+            part_size_bytes=self.settings.part_size_bytes,
+            fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            most_increments=self.settings.incremental_depth,
+        )
+
+    def combine_options(self) -> CombineOptions:
+        """Return how a chain is made into a full."""
+        settings = self.settings
+        return CombineOptions(
+            compression_level=settings.compression_level,
+            compression_threads=settings.compression_threads,
+            part_size_bytes=settings.part_size_bytes,
+            pg_bindirs=settings.pg_bindirs,
+            server_user=settings.server_user,
+            scratch_directory=settings.scratch_directory,
         )
 
     def restore_test_options(self, level: Level) -> RestoreTestOptions:

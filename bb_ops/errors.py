@@ -16,6 +16,7 @@
     │   └── AlreadyExists           1   a write-once key is taken               (a retry cannot help)
     ├── ProgramFailed               1   a program that we started failed
     └── BackupFailed                1   the server broke off the backup         (a retry can help)
+        └── IncrementRefused        1   the server takes no increment here; a full can be taken
 
 A message is one line: what is wrong, where, and what to do; never a secret.
 """
@@ -118,3 +119,9 @@ class BackupFailed(BbOpsError):
     """The server broke off the backup; nothing was committed."""
 
     retryable = True
+
+
+class IncrementRefused(BackupFailed):
+    """The server takes no increment on this parent, and said so before the first byte; a full can be taken."""
+
+    retryable = False

@@ -63,6 +63,7 @@ class Settings:
         compression_threads: zstd worker threads.
         part_size_bytes: An archive is cut at the first member boundary after this many raw bytes.
         fingerprint_budget_s: Time that counting and hashing the source's rows may take; 0 turns it off.
+        incremental_depth: How many increments a chain may have before a full is taken again.
         pg_bindirs: Folders with PostgreSQL programs, searched first.
         server_user: The account that runs restored servers when we are root.
         scratch_directory: Where throw-away restores go; the system's temporary directory when None.
@@ -81,6 +82,7 @@ class Settings:
     compression_threads: int
     part_size_bytes: int
     fingerprint_budget_s: float
+    incremental_depth: int
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
     scratch_directory: Path | None
@@ -117,6 +119,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         compression_threads=reader.parsed("BB_OPS_COMPRESSION_THREADS", _whole_number(1, 64)) or 2,
         part_size_bytes=(reader.parsed("BB_OPS_PART_SIZE_MIB", _whole_number(1, 65536)) or 256) << 20,
         fingerprint_budget_s=_budget(reader),
+        incremental_depth=reader.parsed("BB_OPS_INCREMENTAL_DEPTH", _whole_number(1, 200)) or 24,
         pg_bindirs=reader.parsed("BB_OPS_PG_BINDIR", _paths) or (),
         server_user=reader.text("BB_OPS_SERVER_USER"),
         scratch_directory=reader.parsed("BB_OPS_SCRATCH_DIRECTORY", _directory),

@@ -5,10 +5,12 @@ from typing import Any
 import click
 
 from bb_ops.backup.full import plan_full_backup, take_full_backup
+from bb_ops.backup.incremental import plan_incremental_backup, take_incremental_backup
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
 from bb_ops.process import peak_memory_bytes
+from bb_ops.recovery.combine import combine, plan_combine
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
 from bb_ops.repository.manifest import BackupCommit
@@ -44,6 +46,56 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
         return ServerUnusable.exit_code if plan.refusals else 0
     with progress_bar() as progress:
         commit = take_full_backup(ops.database, ops.repository, options, ops.clock, progress)
+    _report(commit, as_json=as_json)
+    return 0
+
+
+@command.command("incremental")
+@click.option("--dry-run", is_flag=True, help="Show what would be done.")
+@json_option
+def incremental(*, dry_run: bool, as_json: bool) -> int:
+    """Take the blocks changed since the newest backup (PostgreSQL 17 and later, summarize_wal on).
+
+    Where that cannot be, a full backup is taken instead and the reason is said. Safe to kill, like a full.
+    """
+    ops = operations()
+    options = ops.incremental_backup_options()
+    if dry_run:
+        plan = plan_incremental_backup(ops.database, ops.repository, options, ops.clock)
+        document = plan.model_dump(mode="json")
+        emit(document) if as_json else table(
+            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
+        )
+        return ServerUnusable.exit_code if plan.refusals else 0
+    with progress_bar() as progress:
+        commit = take_incremental_backup(ops.database, ops.repository, options, ops.clock, progress)
+    if commit.fallback_reason is not None:
+        click.echo(f"bb-ops: a FULL backup was taken instead of an increment: {commit.fallback_reason}", err=True)
+    _report(commit, as_json=as_json)
+    return 0
+
+
+@command.command("combine")
+@click.argument("backup_id", metavar="ID|latest")
+@click.option("--dry-run", is_flag=True, help="Show what would be combined.")
+@json_option
+def combine_(*, backup_id: str, dry_run: bool, as_json: bool) -> int:
+    """Make a full backup out of an increment and its chain, without asking the server for a byte."""
+    ops = operations()
+    entry, options = read_catalog(ops.repository).find(backup_id), ops.combine_options()
+    if dry_run:
+        document = plan_combine(ops.repository, entry, options).model_dump(mode="json")
+        emit(document) if as_json else table(
+            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
+        )
+        return 0
+    with progress_bar() as progress:
+        commit = combine(ops.repository, entry, options, ops.clock, progress)
+    _report(commit, as_json=as_json)
+    return 0
+
+
+def _report(commit: BackupCommit, *, as_json: bool) -> None:
     peak = peak_memory_bytes()
     if as_json:
         emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
@@ -54,7 +106,6 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
             f"{human_bytes(commit.stored_bytes)}, encryption {commit.encryption}; not proven yet: "
             "bb-ops validate latest"
         )
-    return 0
 
 
 @command.command("list")
@@ -169,6 +220,10 @@ def describe(commit: BackupCommit) -> dict[str, Any]:
         "encryption": commit.encryption,
         "server_version": commit.server_version,
         "system_id": commit.system_id,
+        "parent_id": commit.parent_id,
+        "depth": commit.depth,
+        "fallback_reason": commit.fallback_reason,
+        "combined_from": list(commit.combined_from),
     }
 
 

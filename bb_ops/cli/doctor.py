@@ -14,7 +14,7 @@ from bb_ops.health.doctor import (
     examine_repository,
     remove_leftovers,
 )
-from bb_ops.validation.restore_test import abandoned_copies, sweep_scratch
+from bb_ops.recovery.scratch_copy import abandoned_copies, sweep_scratch
 
 _FINDINGS = 4
 

@@ -129,9 +129,13 @@ def copy_backup(source: Repository, destination: Repository, commit: BackupCommi
     """Copy one backup and re-hash it where it arrived; its commit, byte for byte, is written last.
 
     Raises:
-        IntegrityError: the source's bytes differ from the signed hashes, or the destination holds others.
+        IntegrityError: the destination lacks what an increment builds on or holds other bytes, or the source's bytes
+            differ from the signed hashes.
     """
     watch = Stopwatch()
+    parent = commit.parent_id
+    if parent is not None and destination.read_commit(commit.system_id, parent) is None:
+        raise IntegrityError(f"it builds on {parent}, which is not in {destination.region}: nothing was copied")
     _LOGGER.info("copy starts", extra={"backup_id": commit.id, "region": destination.region})
     sent = _each(commit, progress, "copy", lambda entry: _copy_object(source, destination, commit, entry))
     key = layout.commit_key(commit.cluster, commit.system_id, commit.id)

@@ -6,13 +6,14 @@ restored copy replays to there and nowhere else, which makes "equal" provable wi
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bb_ops.clock import Clock
 from bb_ops.dsn import Dsn
 from bb_ops.engines.parts import PartWriter
 from bb_ops.engines.tar import BLOCK_BYTES, file_header
-from bb_ops.errors import BackupFailed
+from bb_ops.errors import BackupFailed, IncrementRefused
 from bb_ops.postgres.cluster import ServerFacts
 from bb_ops.postgres.fingerprint import Fingerprints, take_fingerprints
 from bb_ops.postgres.lsn import Lsn, segment_name
@@ -54,8 +55,16 @@ class NativeEngine:
         with ReplicationConnection(self._dsn) as connection:
             return connection.identify()
 
-    def full(self, parts: PartWriter, suffix: str, label: str, budget_s: float, progress: Progress) -> NativeBackup:
-        """Stream a full backup into ``parts``.
+    def take(  # noqa: PLR0913 - each is a separate property of the backup
+        self,
+        parts: PartWriter,
+        suffix: str,
+        label: str,
+        budget_s: float,
+        progress: Progress,
+        parent_manifest: bytes | None = None,
+    ) -> NativeBackup:
+        """Stream a backup into ``parts``: a full one, or the blocks changed since the parent.
 
         Args:
             parts: Where it goes; the caller closes or discards it.
@@ -63,17 +72,22 @@ class NativeEngine:
             label: For the server's log and ``backup_label``.
             budget_s: Seconds that fingerprints may take; 0 takes none.
             progress: Told about bytes.
+            parent_manifest: The backup manifest of an increment's parent; None takes a full.
 
         Raises:
+            IncrementRefused: the server takes no increment on this parent; nothing was written.
             BackupFailed: the server or the connection broke off.
             IntegrityError: the server found damaged pages.
         """
-        receiver = _Receiver(parts, suffix, progress)
+        receiver = _Receiver(parts, suffix, progress, is_increment=parent_manifest is not None)
         slot = f"bb_ops_{secrets.token_hex(6)}"
         with ReplicationConnection(self._dsn) as wal, ReplicationConnection(self._dsn) as data:
             wal.create_temporary_slot(slot)
             identity = data.identify()
-            result = data.base_backup(_command(label), receiver)
+            if parent_manifest is None:
+                result = data.base_backup(_command(label), receiver)
+            else:
+                result = self._increment(data, receiver, label, parent_manifest)
             receiver.finish()
             fingerprints = None
             if budget_s > 0:
@@ -96,6 +110,19 @@ class NativeEngine:
                 if space.oid is not None
             ),
         )
+
+    @staticmethod
+    def _increment(
+        data: ReplicationConnection, receiver: "_Receiver", label: str, parent_manifest: bytes
+    ) -> BaseBackupResult:
+        """Take an increment, and tell a server that refuses it from one that broke off."""
+        try:
+            data.upload_manifest(parent_manifest)
+            return data.base_backup(_command(label, ", INCREMENTAL"), receiver)
+        except BackupFailed as error:
+            if receiver.has_begun or not data.is_alive:
+                raise
+            raise IncrementRefused(str(error)) from error
 
     def _add_wal(
         self,
@@ -140,8 +167,10 @@ class NativeEngine:
 class _Receiver:
     """Sorts the server's stream into archives and the manifest."""
 
-    def __init__(self, parts: PartWriter, suffix: str, progress: Progress) -> None:
+    def __init__(self, parts: PartWriter, suffix: str, progress: Progress, *, is_increment: bool) -> None:
+        self.has_begun = False
         self._parts = parts
+        self._is_increment = is_increment
         self._suffix = suffix
         self._progress = progress
         self._total_bytes: int | None = None
@@ -150,7 +179,9 @@ class _Receiver:
 
     def tablespaces(self, found: list[Tablespace]) -> None:
         """Learn the sizes."""
-        self._total_bytes = sum(space.size_bytes or 0 for space in found) or None
+        self.has_begun = True
+        if not self._is_increment:  # the server estimates whole files, of which it sends an increment's blocks only
+            self._total_bytes = cluster_bytes(found)
         self._oids = {f"{space.oid}.tar": space.oid for space in found if space.oid is not None}
 
     def archive(self, name: str, location: str) -> None:
@@ -182,9 +213,14 @@ class _Receiver:
         self._parts.add(layout.manifest_name(self._suffix), ObjectRole.MANIFEST, bytes(self._manifest))
 
 
-def _command(label: str) -> str:
+def cluster_bytes(spaces: Sequence[Tablespace]) -> int | None:
+    """Return the server's estimate of all its files without WAL; None where it gave none."""
+    return sum(space.size_bytes or 0 for space in spaces) or None
+
+
+def _command(label: str, options: str = "") -> str:
     quoted = label.replace("'", "''")
     return (
         f"BASE_BACKUP (LABEL '{quoted}', PROGRESS, CHECKPOINT 'fast', WAL true, WAIT false, TABLESPACE_MAP true, "
-        "MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', TARGET 'client')"
+        f"MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', TARGET 'client'{options})"
     )

@@ -52,6 +52,14 @@ def file_header(name: str, size_bytes: int, modified_at_s: int) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT)
 
 
+def directory_header(name: str, modified_at_s: int) -> bytes:
+    """Return the header of a private directory."""
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o700, modified_at_s
+    info.uname = info.gname = "postgres"
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
 class TarWalker:
     """Splits a stream into headers and content, and hands both on as they arrive."""
 

@@ -130,7 +130,8 @@ def remove_leftovers(repository: Repository) -> tuple[int, int]:
         repository.open()
     except RepositoryMissing:
         return 0, 0
-    with repository.lock("full", "doctor"), repository.lock("sync", "doctor"):
+    lock = repository.lock
+    with lock("full", "doctor"), lock("combine", "doctor"), lock("sync", "doctor"):
         leftovers, uploads = find_leftovers(repository)
         for left in leftovers:
             for key in left.keys:

@@ -24,6 +24,7 @@ _XLOG_DATA_HEADER = struct.Struct("!QQQ")
 _STATUS_UPDATE = struct.Struct("!cQQQQc")
 _CHECKSUM_COMPLAINT = "checksum verification failed"
 _POLL_S = 1.0
+_MANIFEST_PIECE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,34 @@ class ReplicationConnection:
     def create_temporary_slot(self, name: str) -> None:
         """Reserve WAL from the last checkpoint on, for as long as this connection lives."""
         self._query(f'CREATE_REPLICATION_SLOT "{name}" TEMPORARY PHYSICAL RESERVE_WAL')
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the connection survived what was asked last."""
+        return self._connection.status == pq.ConnStatus.OK
+
+    def upload_manifest(self, manifest: bytes) -> None:
+        """Give the server the manifest of the backup that the next one on this connection builds on (17 and later).
+
+        Raises:
+            BackupFailed: the server does not accept it, or the connection broke off.
+        """
+        self._connection.send_query(b"UPLOAD_MANIFEST")
+        answer = self._next_result()
+        if answer is None or answer.status != pq.ExecStatus.COPY_IN:
+            raise self._failure(answer.get_error_message() if answer else "the connection was lost")
+        try:
+            for start in range(0, len(manifest), _MANIFEST_PIECE_BYTES):
+                self._connection.put_copy_data(manifest[start : start + _MANIFEST_PIECE_BYTES])
+            self._connection.put_copy_end()
+        except psycopg.OperationalError as error:
+            raise self._failure(str(error)) from None
+        complaint = None
+        while (answer := self._next_result()) is not None:
+            if answer.status != pq.ExecStatus.COMMAND_OK:
+                complaint = complaint or answer.get_error_message()
+        if complaint is not None:
+            raise self._failure(complaint)
 
     def base_backup(self, command: str, receiver: BaseBackupReceiver) -> BaseBackupResult:
         """Run BASE_BACKUP and hand its stream to ``receiver``.

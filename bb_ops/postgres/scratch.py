@@ -154,9 +154,14 @@ def _write_configuration(directory: Path, sockets: Path, settings: Mapping[str, 
     auto = directory / "postgresql.auto.conf"
     if auto.exists():  # it is read whatever configuration file is named, and wins over it
         auto.rename(directory / "postgresql.auto.conf.source")
-    lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
-    lines += [f"unix_socket_directories = '{sockets}'\n", "unix_socket_permissions = 0700\n"]
-    lines += [f"hba_file = '{directory}/bb_ops.hba.conf'\n", f"ident_file = '{directory}/bb_ops.ident.conf'\n"]
+    chosen = {
+        **settings,
+        "unix_socket_directories": str(sockets),
+        "unix_socket_permissions": "0700",
+        "hba_file": f"{directory}/bb_ops.hba.conf",
+        "ident_file": f"{directory}/bb_ops.ident.conf",
+    }
+    lines = [f"{name} = '{_quoted(value)}'\n" for name, value in chosen.items()]
     files = {
         "bb_ops.conf": "# Made by bb_ops for a restored copy.\n" + "".join(lines),
         "bb_ops.hba.conf": "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
@@ -169,6 +174,11 @@ def _write_configuration(directory: Path, sockets: Path, settings: Mapping[str, 
         path.chmod(0o600)
         if owner is not None:
             os.chown(path, owner.uid, owner.gid)
+
+
+def _quoted(value: str) -> str:
+    """Escape a value as configuration files want it (PostgreSQL manual, 19.1.2)."""
+    return value.replace("\\", "\\\\").replace("'", "''")
 
 
 def _start(programs: Programs, directory: Path, owner: Account | None, *, outlive: bool) -> Child:

@@ -1,5 +1,6 @@
 """What a restored directory and a server on it must show before anybody may rely on them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bb_ops.dsn import Dsn
@@ -11,11 +12,16 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.programs import Programs
 from bb_ops.process import Account
 from bb_ops.recovery.target import MARKER
+from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import BackupCommit
 
 
-def check_contents(programs: Programs, directory: Path, owner: Account | None) -> tuple[Outcome, str]:
+def check_contents(
+    programs: Programs, directory: Path, owner: Account | None, chain: Sequence[BackupId] = ()
+) -> tuple[Outcome, str]:
     """L2: PostgreSQL's own manifest names every file, its size and checksum.
+
+    Of a chain, every backup was checked before it was joined; here the result is.
 
     Raises:
         IntegrityError: the directory differs from it.
@@ -23,6 +29,9 @@ def check_contents(programs: Programs, directory: Path, owner: Account | None) -
     complaints = inspect.check_manifest(programs, directory, owner, ignore=(MARKER,))
     if complaints:
         raise IntegrityError(f"the restored files differ from backup_manifest: {'; '.join(complaints)}")
+    if len(chain) > 1:
+        joined = f"chain of {chain[0]} and {len(chain) - 1} increments up to {chain[-1]}"
+        return Outcome.PASS, f"pg_verifybackup: every backup of the {joined} is complete, and so is what they make"
     return Outcome.PASS, "pg_verifybackup: every file of backup_manifest is there and right"
 
 

@@ -1,5 +1,6 @@
 """Writes an archive's members below one directory, and nothing anywhere else."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -16,19 +17,25 @@ CONTROL_PARTIAL = "global/pg_control.bb_ops-partial"
 """The control file bears this name until everything else is there: a server refuses to start without it."""
 _FILE_KINDS = {b"0", b"\0"}
 _DIRECTORY_KIND = b"5"
+_STUB_PREFIX = "INCREMENTAL."
+_STUB_BYTES = 12
+"""An increment holds a file for each relation; of one that did not change only this header (basebackup.c, sendFile)."""
 
 
 class Extractor:
     """Takes one part of an archive, piece by piece. Use as a context manager; use each once."""
 
-    def __init__(self, target: Target, root: Path) -> None:
-        """Write below ``root``, which is the target's directory or that of a tablespace."""
+    def __init__(self, target: Target, root: Path, without: str | None = None) -> None:
+        """Write below ``root``, the target's directory or that of a tablespace, all but what is in ``without/``."""
+        self._without = None if without is None else PurePosixPath(without)
         self._target = target
         self._root = root
         self._walker = TarWalker(self._begin, self._content)
         self._descriptor: int | None = None
         self._left = 0
         self._made: set[Path] = set()
+        self._stub: tuple[Path, bytearray] | None = None
+        self._stubs: dict[bytes, Path] = {}
 
     def write(self, data: bytes, /) -> int:
         """Take the next bytes of the archive."""
@@ -48,7 +55,10 @@ class Extractor:
     def _begin(self, member: Member, header: bytes) -> None:
         del header
         self._close()
-        path = self._root / safe_name(member.name)
+        name = safe_name(member.name)
+        if self._without is not None and self._without in name.parents:
+            return
+        path = self._root / name
         if member.kind == _DIRECTORY_KIND:
             self._make(path)
             return
@@ -57,23 +67,55 @@ class Extractor:
         if path == self._root / CONTROL_FILE:
             path = self._root / CONTROL_PARTIAL
         self._make(path.parent)
+        self._left = member.size_bytes
+        if path.name.startswith(_STUB_PREFIX) and member.size_bytes == _STUB_BYTES:
+            self._stub = path, bytearray()
+        else:
+            self._create(path)
+
+    def _create(self, path: Path) -> None:
         with self._telling(path):
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             if self._target.owner is not None:
                 os.fchown(self._descriptor, self._target.owner.uid, self._target.owner.gid)
-        self._left = member.size_bytes
 
     def _content(self, piece: memoryview) -> None:
         piece = piece[: self._left]
         self._left -= len(piece)
+        if self._stub is not None:
+            self._stub[1].extend(piece)
+            return
         with self._telling(self._root):
             while piece and self._descriptor is not None:
                 piece = piece[os.write(self._descriptor, piece) :]
 
     def _close(self) -> None:
+        if self._stub is not None:
+            (path, content), self._stub = self._stub, None
+            if not self._link_stub(path, bytes(content)):
+                self._create(path)
+                os.write(self._descriptor or -1, content)
+                self._stubs[bytes(content)] = path
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _link_stub(self, path: Path, content: bytes) -> bool:
+        """Give an equal stub a second name: thousands of inodes, times the chain's length, need not be made.
+
+        They are read by pg_combinebackup only, and never become files of the result.
+        """
+        known = self._stubs.get(content)
+        if known is None:
+            return False
+        with self._telling(path):
+            try:
+                os.link(known, path)
+            except OSError as error:
+                if error.errno == errno.EMLINK:
+                    return False
+                raise
+        return True
 
     def _make(self, directory: Path) -> None:
         if directory in self._made:

@@ -11,6 +11,7 @@ from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import port_is_free, start_server
 from bb_ops.process import Account
 from bb_ops.progress import Progress
+from bb_ops.recovery.chain import require_programs, restore_backup
 from bb_ops.recovery.checks import check_contents, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.restore import (
@@ -18,10 +19,10 @@ from bb_ops.recovery.restore import (
     keep_from_archiving,
     needed_bytes,
     relocate_tablespaces,
-    restore,
 )
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
+from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.reports import Level, Step
 from bb_ops.repository.repository import Repository
@@ -77,10 +78,16 @@ class Recovery(Value):
 
 
 class RecoverPlan(Value):
-    """What a recovery would do; nothing has been changed."""
+    """What a recovery would do; nothing has been changed.
+
+    Attributes:
+        chain: What is restored and joined, the full first.
+        restore_bytes: Room that it takes.
+    """
 
     schema_id: str = "bb-ops/recovery-plan/1"
     backup_id: str
+    chain: tuple[BackupId, ...]
     region: str
     into: Path
     restore_bytes: int
@@ -94,18 +101,20 @@ def plan_full(repository: Repository, entry: CatalogEntry, options: RecoverOptio
     Raises:
         BbOpsError: the listing shows the backup to be damaged.
         TargetRefused: the directory is not empty, in use, unreachable or too small.
-        UsageError: the port is in use.
+        UsageError: the port is in use, or PostgreSQL's programs to join an increment are missing.
     """
     commit = entry.commit
     _refuse_damage(repository, entry)
     if options.start and not port_is_free(options.port):
         raise UsageError(f"port {options.port} is in use: choose another one with --port")
-    target = _target(commit, options)
+    require_programs(entry.chain, lambda: find_programs(commit.server_major, options.pg_bindirs))
+    target = _target(entry, options)
     return RecoverPlan(
         backup_id=commit.id,
+        chain=tuple(one.id for one in entry.chain),
         region=repository.region,
         into=target.directory,
-        restore_bytes=needed_bytes(commit),
+        restore_bytes=needed_bytes(entry.chain),
         recovered_to_at=commit.as_of,
         recovered_to_lsn=str(commit.wal_end_lsn),
     )
@@ -126,13 +135,20 @@ def recover_full(
     """
     watch, commit = Stopwatch(), entry.commit
     plan_full(repository, entry, options)
-    target = _target(commit, options)
+    target = _target(entry, options)
     owner = target.owner
     programs = find_programs(commit.server_major, options.pg_bindirs) if options.start else None
     oids = _oids(commit)
-    restored = restore(repository, commit, target, progress, durable=True)
+    restored = restore_backup(
+        repository,
+        entry.chain,
+        target,
+        lambda: find_programs(commit.server_major, options.pg_bindirs),
+        progress,
+        durable=True,
+    )
     climb = Climb(Level.L4 if options.start else Level.L3)
-    server = _check_and_start(climb, restored, commit, options, owner, programs)
+    server = _check_and_start(climb, restored, entry, options, owner, programs)
     return Recovery(
         backup_id=commit.id,
         region=repository.region,
@@ -150,8 +166,9 @@ def recover_full(
     ), climb.error
 
 
-def _target(commit: BackupCommit, options: RecoverOptions) -> Target:
-    return check_target(options.into, server_account(options.server_user), needed_bytes(commit), _oids(commit))
+def _target(entry: CatalogEntry, options: RecoverOptions) -> Target:
+    room = needed_bytes(entry.chain)
+    return check_target(options.into, server_account(options.server_user), room, _oids(entry.commit))
 
 
 def _oids(commit: BackupCommit) -> tuple[int, ...]:
@@ -168,27 +185,27 @@ def _refuse_damage(repository: Repository, entry: CatalogEntry) -> None:
 def _check_and_start(  # noqa: PLR0913 - one fact each
     climb: Climb,
     restored: Restored,
-    commit: BackupCommit,
+    entry: CatalogEntry,
     options: RecoverOptions,
     owner: Account | None,
     programs: Programs | None,
 ) -> str | None:
     """Climb from L0 to L3, or to L4 with a server; return the server's address."""
-    directory = restored.target.directory
+    directory, commit = restored.target.directory, entry.commit
     found: list[Programs] = [programs] if programs else []
     addresses: list[str] = []
 
     def contents() -> tuple[Outcome, str]:
         if not found:
             found.append(find_programs(commit.server_major, options.pg_bindirs))
-        return check_contents(found[0], directory, owner)
+        return check_contents(found[0], directory, owner, restored.chain)
 
     def boot() -> tuple[Outcome, str]:
         server = start_server(found[0], directory, commit.superuser, owner, options.port, _START_TIMEOUT_S)
         addresses.append(server.url)
         return reached_position(server.dsn, commit)
 
-    objects = len(commit.objects)
+    objects = sum(len(one.objects) for one in entry.chain)
     climb.measure(Level.L0, lambda: (Outcome.PASS, f"{objects} objects are there with their sizes"))
     climb.measure(Level.L1, lambda: (Outcome.PASS, f"{objects} objects hashed, decrypted and decompressed"))
     whole = climb.measure(Level.L2, contents)

@@ -4,6 +4,7 @@ import ctypes
 import io
 import logging
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ from bb_ops.postgres.fingerprint import Fingerprints
 from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
 from bb_ops.recovery.target import Target, prepare_target
+from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import BackupCommit, ObjectRole, StoredObject
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.sealed import share_interpreter
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_THREADS = 8
+_WAL_PARTS = "wal."
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,20 @@ class Restored:
         restored_bytes: Raw bytes written.
         fingerprints: What was recorded at the source; None where nothing was.
         duration_s: Seconds from the first byte read to a complete directory.
+        chain: What was combined, the full first; one backup for a full.
     """
 
     target: Target
     restored_bytes: int
     fingerprints: Fingerprints | None
     duration_s: float
+    chain: tuple[BackupId, ...]
 
 
 def restore(
     repository: Repository, commit: BackupCommit, target: Target, progress: Progress, *, durable: bool
 ) -> Restored:
-    """Restore a backup into a checked target.
+    """Restore a full backup into a checked target.
 
     A crash leaves a directory without a control file, which no server starts; the same call then begins anew.
 
@@ -60,28 +65,53 @@ def restore(
     watch = Stopwatch()
     _LOGGER.info("restore starts", extra={"backup_id": commit.id, "region": repository.region})
     prepare_target(target, commit.id)
+    done = extract_backup(repository, commit, target, lambda now: progress("restore", now, commit.size_bytes))
+    complete_target(target, durable=durable)
+    _LOGGER.info("restore ends", extra={"backup_id": commit.id, "duration_s": watch.elapsed_s, "size_bytes": done})
+    return Restored(target, done, read_fingerprints(repository, commit), watch.elapsed_s, (commit.id,))
+
+
+def extract_backup(
+    repository: Repository,
+    commit: BackupCommit,
+    target: Target,
+    tell: Callable[[int], None],
+    *,
+    with_wal: bool = True,
+) -> int:
+    """Extract the files of one backup and its manifest into a prepared target; return the raw bytes read.
+
+    The control file bears another name until the caller says that all is complete.
+
+    Args:
+        repository: Where the backup is.
+        commit: Which one.
+        target: An empty directory of the server's account.
+        tell: Told the raw bytes done.
+        with_wal: Extract the WAL too; what a chain's last backup replays needs no other's.
+    """
     for space in commit.tablespaces:
         _make_tablespace(target, space.oid)
-    archives = commit.with_role(ObjectRole.ARCHIVE)
-    total = sum(entry.raw_size_bytes for entry in archives)
+    archives = [
+        entry for entry in commit.with_role(ObjectRole.ARCHIVE) if with_wal or not entry.name.startswith(_WAL_PARTS)
+    ]
+    without = None if with_wal else "pg_wal"
     done = 0
     share_interpreter()
     threads = min(_MOST_THREADS, max(2, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
         largest_first = sorted(archives, key=lambda entry: entry.raw_size_bytes, reverse=True)
-        waiting = [pool.submit(_extract, repository, commit, entry, target) for entry in largest_first]
+        waiting = [pool.submit(_extract, repository, commit, entry, target, without) for entry in largest_first]
         try:
             for finished in as_completed(waiting):
                 done += finished.result()
-                progress("restore", done, total)
+                tell(done)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     (target.directory / "backup_manifest").write_bytes(_read(repository, commit, ObjectRole.MANIFEST))
     target.chown(target.directory / "backup_manifest")
-    _complete(target, durable=durable)
-    _LOGGER.info("restore ends", extra={"backup_id": commit.id, "duration_s": watch.elapsed_s, "size_bytes": done})
-    return Restored(target, done, read_fingerprints(repository, commit), watch.elapsed_s)
+    return done
 
 
 def read_fingerprints(repository: Repository, commit: BackupCommit) -> Fingerprints | None:
@@ -119,16 +149,19 @@ def keep_from_archiving(restored: Restored) -> None:
     restored.target.chown(path)
 
 
-def needed_bytes(commit: BackupCommit) -> int:
-    """Return how much room a restore takes."""
-    return commit.size_bytes
+def needed_bytes(chain: Sequence[BackupCommit]) -> int:
+    """Return how much room a restore takes: a chain lies beside its result until that is complete."""
+    parts = sum(commit.size_bytes for commit in chain)
+    return parts if len(chain) == 1 else parts + (chain[-1].cluster_bytes or parts)
 
 
-def _extract(repository: Repository, commit: BackupCommit, entry: StoredObject, target: Target) -> int:
+def _extract(
+    repository: Repository, commit: BackupCommit, entry: StoredObject, target: Target, without: str | None
+) -> int:
     root = target.directory if entry.tablespace_oid is None else target.tablespaces / str(entry.tablespace_oid)
     where = f"{repository.store.url}/{repository.object_key(commit, entry)}"
     try:
-        with Extractor(target, root) as extractor:
+        with Extractor(target, root, without) as extractor:
             return repository.open_object(commit, entry, extractor)
     except IntegrityError as error:
         raise error if where in str(error) else IntegrityError(f"{where}: {error}") from error
@@ -153,7 +186,8 @@ def _make_tablespace(target: Target, oid: int) -> None:
     target.chown(link)
 
 
-def _complete(target: Target, *, durable: bool) -> None:
+def complete_target(target: Target, *, durable: bool) -> None:
+    """Give the control file its name, once everything else is there and, where wanted, on disk."""
     partial = target.directory / CONTROL_PARTIAL
     if not partial.is_file():
         raise IntegrityError(f"the backup holds no {CONTROL_FILE}")

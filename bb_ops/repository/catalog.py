@@ -1,12 +1,12 @@
 """What exists: read from a listing and the signed commits alone; no index that could be wrong or lost."""
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, RepositoryMissing, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.repository import layout
-from bb_ops.repository.ids import SlotKey, is_backup_id
+from bb_ops.repository.ids import BackupKind, SlotKey, is_backup_id
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
@@ -18,13 +18,20 @@ class CatalogEntry:
     """One committed backup in one repository.
 
     Attributes:
-        problems: What the listing shows to be wrong: objects missing or of another size.
+        problems: What the listing shows to be wrong: objects missing or of another size, of it or of its chain.
         proofs: What was measured on it, oldest first.
+        ancestors: What an increment builds on, the full first, its parent last; what is missing is a problem.
     """
 
     commit: BackupCommit
     problems: tuple[str, ...]
     proofs: tuple[Proof, ...]
+    ancestors: tuple[BackupCommit, ...] = ()
+
+    @property
+    def chain(self) -> tuple[BackupCommit, ...]:
+        """Everything that a restore needs, in the order in which it is applied."""
+        return (*self.ancestors, self.commit)
 
     @property
     def proven_level(self) -> Level | None:
@@ -84,7 +91,7 @@ class Catalog:
                 if damaged_id is not None and damaged_id > newest:
                     raise error  # it may be the newest: an older one must not stand in for it unasked
             if self.entries:
-                return self.entries[-1]
+                return self.entries[-1]  # of either kind; a damaged one is refused later, never passed over
             raise RepositoryMissing(f"{self.region} holds no backup yet: take one with `bb-ops backup full`")
         if not is_backup_id(backup_id):
             raise UsageError(f"{backup_id!r} is no backup id: see `bb-ops backup list`, or say latest")
@@ -96,14 +103,32 @@ class Catalog:
                 raise error
         raise RepositoryMissing(f"{self.region} holds no backup {backup_id}: see `bb-ops backup list`")
 
+    def dependants(self, backup_id: str) -> tuple[CatalogEntry, ...]:
+        """Return the increments that cannot be restored without a backup, in the order of their positions."""
+        return tuple(entry for entry in self.entries if any(one.id == backup_id for one in entry.ancestors))
+
+    @property
+    def chains(self) -> tuple[tuple[CatalogEntry, ...], ...]:
+        """Every full with the increments on it, in the order of their positions; increments without their full last."""
+        rooted: dict[str, list[CatalogEntry]] = defaultdict(list)
+        lost: list[CatalogEntry] = []
+        for entry in sorted(self.entries, key=lambda one: one.commit.depth > 0):  # stable: the fulls first
+            root = entry.chain[0]
+            (rooted[root.id] if root.kind == BackupKind.FULL else lost).append(entry)
+        return tuple(tuple(chain) for chain in (*rooted.values(), lost) if chain)
+
+    def newest_whole(self) -> CatalogEntry | None:
+        """Return the newest backup of which nothing is known to be missing."""
+        return next((entry for entry in reversed(self.entries) if not entry.problems), None)
+
     def find_slot(self, slot: SlotKey) -> CatalogEntry:
-        """Return the newest backup that represents a daily slot.
+        """Return the newest full backup that represents a daily slot.
 
         Raises:
             RepositoryMissing: none does.
         """
         for entry in reversed(self.entries):
-            if entry.commit.slot == slot:
+            if entry.commit.slot == slot and entry.commit.kind == BackupKind.FULL:
                 return entry
         raise RepositoryMissing(f"{self.region} holds no backup of slot {slot}")
 
@@ -119,8 +144,36 @@ def read_catalog(repository: Repository, system_id: str | None = None) -> Catalo
     for system in repository.system_ids():
         if system_id in {None, system}:
             _read_system(repository, system, catalog)
-    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.end_lsn))
+    return linked(catalog)
+
+
+def linked(catalog: Catalog) -> Catalog:
+    """Order the entries and give every increment its ancestors; what is missing below it is its problem. Pure."""
+    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.end_lsn, entry.commit.stopped_at))
+    known = {entry.commit.id: entry for entry in catalog.entries}
+    done: dict[str, CatalogEntry] = {}
+    for entry in sorted(catalog.entries, key=lambda one: one.commit.depth):
+        commit = entry.commit
+        if commit.parent_id is not None:
+            entry = _on_parent(entry, known.get(commit.parent_id), done.get(commit.parent_id), catalog)  # noqa: PLW2901
+        done[commit.id] = entry
+    catalog.entries = [done[entry.commit.id] for entry in catalog.entries]
     return catalog
+
+
+def _on_parent(
+    entry: CatalogEntry, known: CatalogEntry | None, parent: CatalogEntry | None, catalog: Catalog
+) -> CatalogEntry:
+    commit = entry.commit
+    if known is None:
+        damaged = next((error for error in catalog.damaged if f"/{commit.parent_id}/" in str(error)), None)
+        reason = f"cannot be read: {damaged}" if damaged else f"is missing in {catalog.region}"
+        return replace(entry, problems=(*entry.problems, f"{commit.id}: its parent {commit.parent_id} {reason}"))
+    if parent is None or parent.commit.depth + 1 != commit.depth or parent.commit.system_id != commit.system_id:
+        wrong = f"{commit.id}: its parent {commit.parent_id} is not the backup that it was taken against"
+        return replace(entry, problems=(*entry.problems, wrong))
+    inherited = (f"{commit.id} needs {commit.parent_id}: {parent.problems[0]}",) if parent.problems else ()
+    return replace(entry, problems=(*entry.problems, *inherited), ancestors=parent.chain)
 
 
 def _read_system(repository: Repository, system_id: str, catalog: Catalog) -> None:

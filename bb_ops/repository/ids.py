@@ -21,6 +21,9 @@ class BackupKind(StrEnum):
     """What a backup holds."""
 
     FULL = "full"
+    """Everything that a restore needs."""
+    INCREMENTAL = "incremental"
+    """Blocks changed since its parent; a restore needs the whole chain down to the full."""
 
 
 def new_backup_id(kind: BackupKind, at: datetime) -> BackupId:

@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn
@@ -61,6 +61,13 @@ class BackupCommit(Value):
         encryption: ``age``, or ``none`` by explicit wish.
         recipients: The age public keys that open it.
         data_checksums: Whether the server checked page checksums while it sent the pages.
+        parent_id: The backup whose blocks an increment builds on; None for a full.
+        depth: How many increments a restore applies: 0 for a full, its parent's and one more for an increment.
+        cluster_bytes: What the server held when it was asked, an estimate of what a restore leaves; None where it did
+            not say.
+        fallback_reason: Why this full was taken where an increment was asked for.
+        combined_from: The chain, full first, that a synthetic full was made of with pg_combinebackup; empty where the
+            server sent the backup.
     """
 
     schema_id: Literal["bb-ops/backup-commit/1"] = "bb-ops/backup-commit/1"
@@ -90,6 +97,18 @@ class BackupCommit(Value):
     tablespaces: tuple[StoredTablespace, ...] = ()
     objects: tuple[StoredObject, ...]
     bb_ops_version: str
+    parent_id: BackupId | None = None
+    depth: int = Field(default=0, ge=0)
+    cluster_bytes: int | None = None
+    fallback_reason: str | None = None
+    combined_from: tuple[BackupId, ...] = ()
+
+    @model_validator(mode="after")
+    def _increments_have_parents(self) -> Self:
+        """An increment without a parent could never be restored, and a full has none."""
+        if len({self.kind == BackupKind.INCREMENTAL, self.parent_id is not None, self.depth > 0}) != 1:
+            raise ValueError("an increment, and nothing else, has a parent and a depth")
+        return self
 
     @property
     def stored_bytes(self) -> int:

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime
 
 from bb_ops.findings import Value
 from bb_ops.repository.catalog import Catalog
-from bb_ops.repository.ids import SlotKey, daily_slot, slot_window
+from bb_ops.repository.ids import BackupKind, SlotKey, daily_slot, slot_window
 from bb_ops.repository.reports import Level
 
 PROVEN = Level.L5
@@ -33,7 +33,7 @@ class RegionStatus(Value):
         gaps: Where the write-ahead log has holes; only archived WAL can have them.
         lag_s: Seconds since the newest instant that can be restored to; None where there is none.
         last_proven_at: When a backup last reached proof level L5; None where none ever did.
-        missing_slots: Daily slots since the first backup that no backup represents.
+        missing_slots: Daily slots since the first backup that no full backup represents.
         problems: Damage, failed proofs, leftovers.
     """
 
@@ -83,8 +83,8 @@ def region_status(catalog: Catalog, now: datetime) -> RegionStatus:
 
 
 def missing_slots(catalog: Catalog, now: datetime) -> tuple[SlotKey, ...]:
-    """Return the daily slots, up to the open one, that no backup represents, since the first backup; newest 14."""
-    present = {entry.commit.slot for entry in catalog.entries}
+    """Return the daily slots, up to the open one, that no full represents, since the first backup; newest 14."""
+    present = {entry.commit.slot for entry in catalog.entries if entry.commit.kind == BackupKind.FULL}
     if not present:
         return (daily_slot(now),)
     watched = (daily_slot(now - timedelta(days=days)) for days in range(SLOTS_WATCHED))
@@ -102,11 +102,12 @@ class Punctuality:
 
 def slot_punctuality(catalog: Catalog, slot: SlotKey) -> Punctuality:
     """Judge a slot by its earliest backup; the first backup of a system cannot be late."""
-    entries = [entry for entry in catalog.entries if entry.commit.slot == slot]
+    fulls = [entry for entry in catalog.entries if entry.commit.kind == BackupKind.FULL]
+    entries = [entry for entry in fulls if entry.commit.slot == slot]
     if not entries:
         return Punctuality(on_time=False, description="no backup represents this slot")
     late_s = entries[0].commit.late_s(slot_window(slot)[0])
     said = f"began {late_s:.0f} s after its slot opened"
-    if entries[0] is catalog.entries[0]:
+    if entries[0] is fulls[0]:
         return Punctuality(on_time=True, description=f"the first backup of this system; it {said}")
     return Punctuality(on_time=late_s <= ON_TIME_S, description=said)

@@ -2,20 +2,16 @@
 
 import io
 import logging
-import os
 import secrets
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bb_ops import __version__, process
-from bb_ops.clock import Clock, Stopwatch, sleep
+from bb_ops import __version__
+from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
-from bb_ops.errors import BbOpsError, IntegrityError, TargetRefused
+from bb_ops.errors import BbOpsError, IntegrityError
 from bb_ops.findings import Outcome
 from bb_ops.postgres import inspect
 from bb_ops.postgres.fingerprint import take_fingerprints
@@ -23,20 +19,18 @@ from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.process import Account
 from bb_ops.progress import Progress
+from bb_ops.recovery.chain import restore_backup
 from bb_ops.recovery.checks import check_contents, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
-from bb_ops.recovery.restore import Restored, needed_bytes, relocate_tablespaces, restore
+from bb_ops.recovery.restore import Restored, needed_bytes, relocate_tablespaces
+from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
-from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
 from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
 
 _LOGGER = logging.getLogger(__name__)
-_SCRATCH_PREFIX = "bb_ops-restore-"
-_REMOVAL_ATTEMPTS = 20
-_REMOVAL_PAUSE_S = 0.1
 _START_TIMEOUT_S = 3600.0
 _NO_BUDGET_S = 24 * 3600.0
 
@@ -79,7 +73,7 @@ def run_restore_test(
     commit = entry.commit
     _LOGGER.info("restore test starts", extra={"backup_id": commit.id, "region": repository.region})
     climb = Climb(options.level)
-    test = _RestoreTest(repository, commit, options, climb, progress)
+    test = _RestoreTest(repository, entry, options, climb, progress)
     if climb.measure(Level.L0, lambda: _present(entry)):
         if options.level <= Level.L1:
             climb.measure(Level.L1, test.read_everything)
@@ -122,13 +116,14 @@ class _RestoreTest:
     def __init__(
         self,
         repository: Repository,
-        commit: BackupCommit,
+        entry: CatalogEntry,
         options: RestoreTestOptions,
         climb: Climb,
         progress: Progress,
     ) -> None:
         self._repository = repository
-        self._commit = commit
+        self._commit = entry.commit
+        self._chain = entry.chain
         self._options = options
         self._climb = climb
         self._progress = progress
@@ -138,34 +133,40 @@ class _RestoreTest:
 
     def read_everything(self) -> tuple[Outcome, str]:
         """L1 without a copy on disk: hash, decrypt and decompress every object."""
-        total = sum(self._repository.open_object(self._commit, entry, _Nowhere()) for entry in self._commit.objects)
-        return Outcome.PASS, f"{len(self._commit.objects)} objects hashed, decrypted and decompressed: {total} bytes"
+        objects = [(commit, entry) for commit in self._chain for entry in commit.objects]
+        total = sum(self._repository.open_object(commit, entry, _Nowhere()) for commit, entry in objects)
+        return Outcome.PASS, f"{len(objects)} objects hashed, decrypted and decompressed: {total} bytes"
 
     def run(self) -> None:
         """Restore into a throw-away directory and climb as high as asked."""
         owner = server_account(self._options.server_user)
-        with _scratch_directory(self._options.scratch_directory, owner) as scratch:
+        with scratch_directory(self._options.scratch_directory, owner) as scratch:
             oids = tuple(space.oid for space in self._commit.tablespaces)
-            target = check_target(scratch / "data", owner, needed_bytes(self._commit), oids)
+            target = check_target(scratch / "data", owner, needed_bytes(self._chain), oids)
             restored: list[Restored] = []
             if not self._climb.measure(Level.L1, lambda: self._restore(target, restored)):
                 return
             self._check_copy(restored[0], owner)
 
     def _restore(self, target: Target, result: list[Restored]) -> tuple[Outcome, str]:
-        restored = restore(self._repository, self._commit, target, self._progress, durable=False)
+        restored = restore_backup(
+            self._repository, self._chain, target, self._find_programs, self._progress, durable=False
+        )
         result.append(restored)
         self.restored_bytes = restored.restored_bytes
-        count = len(self._commit.objects)
+        count = sum(len(commit.objects) for commit in self._chain)
         return Outcome.PASS, f"{count} objects hashed, decrypted, decompressed and extracted in {restored.duration_s} s"
+
+    def _find_programs(self) -> Programs:
+        return find_programs(self._commit.server_major, self._options.pg_bindirs)
 
     def _check_copy(self, restored: Restored, owner: Account | None) -> None:
         commit, directory, climb = self._commit, restored.target.directory, self._climb
         programs: list[Programs] = []
 
         def manifest() -> tuple[Outcome, str]:
-            programs.append(find_programs(commit.server_major, self._options.pg_bindirs))
-            return check_contents(programs[0], directory, owner)
+            programs.append(self._find_programs())
+            return check_contents(programs[0], directory, owner, restored.chain)
 
         if not climb.measure(Level.L2, manifest):
             return
@@ -238,62 +239,11 @@ def check_structure(programs: Programs, dsn: Dsn, owner: Account | None) -> tupl
 def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
     if entry.problems:
         raise IntegrityError("; ".join(entry.problems))
-    return (
-        Outcome.PASS,
-        f"{len(entry.commit.objects)} objects are there with their sizes; the commit's signature is right",
+    objects = sum(len(commit.objects) for commit in entry.chain)
+    signed = (
+        "the commit's signature is" if len(entry.chain) == 1 else f"the signatures of {len(entry.chain)} commits are"
     )
-
-
-@contextmanager
-def _scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Path]:
-    """Make a throw-away directory that the server's account can enter, and remove it whatever happens."""
-    sweep_scratch(parent)
-    me = f"{os.getpid()}@{process.start_ticks(os.getpid())}"
-    try:
-        path = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{me}-", dir=parent))
-    except OSError as error:
-        raise TargetRefused(
-            f"no throw-away directory in {parent or tempfile.gettempdir()}: {error.strerror}"
-        ) from error
-    try:
-        Target(path, path, owner).chown(path)
-        yield path
-    finally:
-        _remove_copy(path)
-
-
-def _remove_copy(path: Path) -> None:
-    """Remove a copy, also while a server that was interrupted at its start still removes files of its own."""
-    for attempt in range(_REMOVAL_ATTEMPTS):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            if not path.exists():
-                return
-        except OSError:
-            if attempt == _REMOVAL_ATTEMPTS - 1:
-                raise
-        else:
-            return
-        sleep(_REMOVAL_PAUSE_S)
-
-
-def sweep_scratch(parent: Path | None) -> int:
-    """Remove the throw-away copies of tests that were killed; return how many. Those of living tests stay."""
-    copies = abandoned_copies(parent)
-    for path in copies:
-        shutil.rmtree(path, ignore_errors=True)  # another account's copy is that account's to remove
-    return len(copies)
-
-
-def abandoned_copies(parent: Path | None) -> list[Path]:
-    """Return the throw-away copies of tests that were killed, in ``parent`` or the temporary directory."""
-    found = []
-    for path in sorted(Path(parent or tempfile.gettempdir()).glob(f"{_SCRATCH_PREFIX}*")):
-        pid, _, ticks = path.name.removeprefix(_SCRATCH_PREFIX).partition("-")[0].partition("@")
-        if pid.isdecimal() and ticks.isdecimal() and process.start_ticks(int(pid)) != int(ticks):
-            found.append(path)
-    return found
+    return Outcome.PASS, f"{objects} objects are there with their sizes; {signed} right"
 
 
 class _Nowhere(io.RawIOBase):
