@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
+from bb_ops.backup.wal import WalOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
@@ -69,6 +70,17 @@ class Operations:
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
             new_lineage=new_lineage,
             slot=slot,
+        )
+
+    @property
+    def wal_options(self) -> WalOptions:
+        """How WAL is streamed."""
+        settings = self.settings
+        return WalOptions(
+            partial_interval_s=settings.wal_partial_interval_s,
+            retained_limit_bytes=settings.wal_retained_limit_bytes,
+            compression_level=settings.compression_level,
+            scratch=settings.scratch_directory,
         )
 
     def restore_test_options(self, level: Level) -> RestoreTestOptions:
