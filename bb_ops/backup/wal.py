@@ -345,10 +345,7 @@ class _Session:
             if status.elapsed_s >= _STATUS_S or writer.durable != confirmed:
                 self._connection.send_status(segment.end, writer.durable)
                 status, confirmed = Stopwatch(), writer.durable
-            if until is not None and writer.durable >= until:
-                self._connection.finish_stream()
-                return None
-            if stop.is_set():
+            if stop.is_set() or (until is not None and writer.durable >= until):
                 self._finish(segment, recorded)
                 return None
             due = self._options.partial_interval_s if segment.end > recorded else _IDLE_S

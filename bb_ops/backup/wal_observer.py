@@ -115,13 +115,14 @@ class Observer:
         while not self._ended.is_set():
             try:
                 with connect(self._dsn) as connection:
-                    while not self._ended.wait(_INTERVAL_S):
+                    while not self._ended.is_set():
                         sample = observe(connection, self._slot)
                         with self._lock:
                             if self._samples and sample.lsn < self._samples[-1].lsn:
                                 self._samples.clear()  # another server, or a new timeline
                             self._samples.append(sample)
                         self._guard(sample)
+                        self._ended.wait(_INTERVAL_S)
             except (psycopg.Error, BbOpsError) as error:
                 _LOGGER.info("the server does not answer", extra={"reason": str(error).splitlines()[0]})
                 self._ended.wait(_INTERVAL_S)

@@ -29,6 +29,7 @@ from bb_ops.errors import (
     StoreFailed,
 )
 from bb_ops.postgres.lsn import Lsn, segment_name
+from bb_ops.postgres.timelines import Ancestor, parse_history
 from bb_ops.repository import wal
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Piece, Position, Receipt
@@ -278,7 +279,10 @@ class WalWriter:
         key = self._prefix(timeline) + name + self.archive.seal.suffix
         store, seal = self.archive.repository.store, self.archive.seal
         digest = hashlib.sha256(content).hexdigest()
-        self._store_once(timeline, name, key, digest, None, lambda: seal_bytes(store, key, content, seal))
+        ancestors = parse_history(timeline, content).ancestors
+        self._store_once(
+            timeline, name, key, digest, None, lambda: seal_bytes(store, key, content, seal), ancestors=ancestors
+        )
 
     def _store_once(  # noqa: PLR0913 - one fact each
         self,
@@ -288,6 +292,8 @@ class WalWriter:
         raw_sha256: str,
         at: datetime | None,
         write: Callable[[], SealedObject],
+        *,
+        ancestors: tuple[Ancestor, ...] = (),
     ) -> None:
         """Store a file and its receipt; a file that is there already must be the same.
 
@@ -312,6 +318,7 @@ class WalWriter:
             sha256=sealed.sha256,
             raw_sha256=raw_sha256,
             at=at,
+            ancestors=ancestors,
         )
         found = wal.write_or_read(self.archive.repository, receipt)
         if found.raw_sha256 != raw_sha256:

@@ -7,12 +7,14 @@ import click
 
 from bb_ops.backup.full import plan_full_backup, take_full_backup
 from bb_ops.bootstrap import Operations, operations
+from bb_ops.cli.incremental import incremental
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.status import RegionStatus, region_status
+from bb_ops.repository.windows import read_windows
 
 _FINDINGS = 4
 _DAMAGED = 5
@@ -21,6 +23,9 @@ _DAMAGED = 5
 @click.group("backup")
 def command() -> None:
     """Take backups and see what exists."""
+
+
+command.add_command(incremental)
 
 
 @command.command("full")
@@ -126,7 +131,10 @@ def status(*, as_json: bool) -> int:
     regions = []
     for repository in ops.repositories:
         try:
-            regions.append(region_status(read_catalog(repository), now))
+            catalog = read_catalog(repository)
+            archived, damaged = read_windows(repository, catalog)
+            catalog.damaged += damaged
+            regions.append(region_status(catalog, now, archived))
         except RepositoryMissing as error:
             regions.append(
                 RegionStatus(name=repository.region, problems=(str(error),), missing_slots=(daily_slot(now),))
@@ -223,15 +231,22 @@ def _print_region(region: RegionStatus) -> None:
     click.echo(f"\n{region.name}: {'ok' if region.healthy else 'NEEDS ATTENTION'}")
     click.echo(f"  backups        {region.backups}")
     for window in region.windows:
-        click.echo(f"  restorable to  {window.from_at:%Y-%m-%d %H:%M:%S} UTC")
+        until = "" if window.from_at == window.to_at else f" … {window.to_at:%Y-%m-%d %H:%M:%S}"
+        click.echo(f"  restorable to  {window.from_at:%Y-%m-%d %H:%M:%S}{until} UTC")
     proven = (
         f"{region.last_proven_at:%Y-%m-%d %H:%M:%S} UTC ({region.last_proven_level})"
         if region.last_proven_at
         else "never"
     )
     click.echo(f"  last proven    {proven}")
-    lag = "not measured" if region.lag_s is None else f"{region.lag_s:.0f} s since the newest backup"
+    lag = (
+        "not measured"
+        if region.lag_s is None
+        else f"{region.lag_s:.0f} s since the newest instant that can be restored"
+    )
     click.echo(f"  lag            {lag}")
+    for gap in region.gaps:
+        click.echo(f"  {'GAP' if gap in region.open_gaps else 'former gap':14} {gap}")
     for slot in region.missing_slots:
         click.echo(f"  MISSING SLOT   {slot}")
     for problem in region.problems:

@@ -64,8 +64,9 @@ def fetch_all(repository: Repository, system_id: str, directory: Path, start: Ls
         if listing.history:
             files.append(_fetch_history(repository, system_id, timeline, directory))
         size = wal.segment_size(repository, system_id, listing) or 1
+        reader = wal.ReceiptReader(repository, listing, system_id, size)
         for name in sorted(listing.stored):
-            receipt = wal.read_receipt(repository, listing, system_id, name, size)
+            receipt = reader.receipt(name)
             if receipt is None:
                 continue
             if start is None or wal.segment_position(name, receipt.raw_size_bytes) + receipt.raw_size_bytes > start:

@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from bb_ops.errors import AlreadyExists, IntegrityError
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn, segment_name
+from bb_ops.postgres.timelines import Ancestor
 from bb_ops.repository import layout
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.signing import open_document, sign_document
@@ -51,6 +52,7 @@ class Receipt(WalRecord):
         sha256: Of the stored bytes, in hexadecimal.
         raw_sha256: Of the file itself: two different files never pass for the same.
         at: Everything committed before this instant lies before the segment's end; None where it was not measured.
+        ancestors: What a history file says, so that windows can be told without a key that opens it.
     """
 
     schema_id: Literal["bb-ops/wal-receipt/1"] = "bb-ops/wal-receipt/1"
@@ -61,6 +63,7 @@ class Receipt(WalRecord):
     sha256: str
     raw_sha256: str
     at: AwareDatetime | None = None
+    ancestors: tuple[Ancestor, ...] = ()
 
     @property
     def key(self) -> str:
@@ -193,8 +196,7 @@ class Gap(WalRecord):
     @property
     def key(self) -> str:
         """Where it is stored."""
-        prefix = timeline_prefix(self.cluster, self.system_id, self.timeline)
-        return f"{prefix}gap-{self.from_lsn:0{_LSN_DIGITS}X}-{self.to_lsn:0{_LSN_DIGITS}X}.json"
+        return gap_key(self.cluster, self.system_id, self.timeline, self.from_lsn, self.to_lsn)
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -297,6 +299,12 @@ def span_key(cluster: str, system_id: str, timeline: int, start: Lsn, end: Lsn) 
     return f"{prefix}seal-{start:0{_LSN_DIGITS}X}-{end:0{_LSN_DIGITS}X}.json"
 
 
+def gap_key(cluster: str, system_id: str, timeline: int, start: Lsn, end: Lsn) -> str:
+    """Return the key of a gap record."""
+    prefix = timeline_prefix(cluster, system_id, timeline)
+    return f"{prefix}gap-{start:0{_LSN_DIGITS}X}-{end:0{_LSN_DIGITS}X}.json"
+
+
 def segment_number(name: str, segment_bytes: int) -> int:
     """Return which segment of its timeline a file is."""
     return int(name[8:16], 16) * (_HEX32 // segment_bytes) + int(name[16:24], 16)
@@ -363,25 +371,45 @@ def timeline_position(repository: Repository, system_id: str, timeline: int) -> 
     return None
 
 
-def read_receipt(repository: Repository, wal: TimelineWal, system_id: str, name: str, size: int) -> Receipt | None:
-    """Return what is recorded of a segment, in its receipt or in the span that sealed it; None where nothing is."""
-    key = receipt_key(repository.cluster, system_id, wal.timeline, name)
-    receipt = read_record(repository, key, Receipt)
-    if receipt is not None or not wal.spans:
-        return receipt
-    position = segment_position(name, size)
-    for stretch in wal.spans:
-        if stretch.start <= position < stretch.end:
-            span = read_record(
-                repository,
-                span_key(repository.cluster, system_id, wal.timeline, stretch.start, stretch.end),
-                Span,
-            )
+class ReceiptReader:
+    """Reads what is recorded of segments: in their receipts, or in the spans that sealed them, each read once."""
+
+    def __init__(self, repository: Repository, wal: TimelineWal, system_id: str, segment_bytes: int) -> None:
+        """Name the timeline, by its listing."""
+        self._repository = repository
+        self._wal = wal
+        self._system_id = system_id
+        self._segment_bytes = segment_bytes
+        self._spans: dict[Stretch, dict[str, Receipt]] = {}
+
+    def receipt(self, name: str) -> Receipt | None:
+        """Return what is recorded of a segment or history file; None where nothing is.
+
+        Raises:
+            IntegrityError, KeyRejected: the record is damaged or forged.
+        """
+        cluster, timeline = self._repository.cluster, self._wal.timeline
+        if name in self._wal.receipts or not self._wal.spans:
+            receipt = read_record(self._repository, receipt_key(cluster, self._system_id, timeline, name), Receipt)
+            if receipt is not None or not self._wal.spans:
+                return receipt
+        for stretch in self._wal.spans:
+            if stretch.start <= segment_position(name, self._segment_bytes) < stretch.end:
+                return self._of_span(stretch).get(name)
+        return read_record(self._repository, receipt_key(cluster, self._system_id, timeline, name), Receipt)
+
+    def _of_span(self, stretch: Stretch) -> dict[str, Receipt]:
+        if stretch not in self._spans:
+            key = span_key(self._repository.cluster, self._system_id, self._wal.timeline, stretch.start, stretch.end)
+            span = read_record(self._repository, key, Span)
             entries = span.segments if span is not None else ()
-            for entry in entries:
-                if span is not None and entry.name == name:
-                    return span.receipt(entry)
-    return None
+            self._spans[stretch] = {entry.name: span.receipt(entry) for entry in entries if span is not None}
+        return self._spans[stretch]
+
+
+def read_receipt(repository: Repository, wal: TimelineWal, system_id: str, name: str, size: int) -> Receipt | None:
+    """Return what is recorded of one segment, in its receipt or in the span that sealed it; None where nothing is."""
+    return ReceiptReader(repository, wal, system_id, size).receipt(name)
 
 
 def segment_size(repository: Repository, system_id: str, listing: TimelineWal) -> int | None:
