@@ -6,7 +6,7 @@ takes; the server keeps what is not durable yet.
 
 import hashlib
 import logging
-import mmap
+import os
 import secrets
 import tempfile
 from collections import deque
@@ -85,13 +85,9 @@ class Segment:
         self.offset = 0
         self.hash = hashlib.sha256()
         self._size = archive.segment_bytes
-        self._bytes: bytearray | mmap.mmap
-        if archive.segment_bytes <= _IN_MEMORY_BYTES:
-            self._bytes = bytearray(archive.segment_bytes)
-        else:
-            with tempfile.TemporaryFile(dir=archive.scratch) as handle:
-                handle.truncate(archive.segment_bytes)
-                self._bytes = mmap.mmap(handle.fileno(), archive.segment_bytes)
+        in_memory = archive.segment_bytes <= _IN_MEMORY_BYTES
+        self._bytes = bytearray(archive.segment_bytes) if in_memory else None
+        self._file = None if in_memory else tempfile.TemporaryFile(dir=archive.scratch, buffering=0)  # noqa: SIM115 - lives as long as the segment
 
     @property
     def end(self) -> Lsn:
@@ -119,7 +115,7 @@ class Segment:
             piece = mine
             if self.offset < check_at:
                 piece = mine[: check_at - self.offset]
-            self._bytes[self.offset : self.offset + len(piece)] = bytes(piece)
+            self._keep(piece)
             self.hash.update(piece)
             self.offset += len(piece)
             mine = mine[len(piece) :]
@@ -133,7 +129,23 @@ class Segment:
     def write_to(self, writer: SealedWriter, start: int, end: int) -> None:
         """Write a part of it."""
         for at in range(start, end, _CHUNK_BYTES):
-            writer.write(bytes(self._bytes[at : min(at + _CHUNK_BYTES, end)]))
+            writer.write(self._read(at, min(at + _CHUNK_BYTES, end)))
+
+    def _keep(self, piece: memoryview) -> None:
+        if self._bytes is not None:
+            self._bytes[self.offset : self.offset + len(piece)] = piece
+        elif self._file is not None:
+            try:
+                written = os.pwrite(self._file.fileno(), piece, self.offset)
+            except OSError as error:
+                raise StoreFailed(f"the scratch directory: {error.strerror} (free space there)") from error
+            if written != len(piece):
+                raise StoreFailed("the scratch directory takes no more WAL (free space there)")
+
+    def _read(self, start: int, end: int) -> bytes:
+        if self._bytes is not None:
+            return bytes(memoryview(self._bytes)[start:end])
+        return os.pread(self._file.fileno(), end - start, start) if self._file is not None else b""
 
 
 @dataclass(frozen=True)
