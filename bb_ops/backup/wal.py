@@ -205,8 +205,8 @@ class _Session:
 
     def _find_start(self) -> _Start:
         self._refuse_other_major()
-        slot = self._open_slot()
         history = self._history(self._source.identity.timeline)
+        slot = self._open_slot()  # only now: a slot on a server that is refused would hold its WAL for ever
         known = wal.newest_position(self._archive.repository, self._archive.system_id)
         if known is None:
             return self._first_start(slot, history)
