@@ -2,21 +2,25 @@
 
 import re
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
 import click
 
-from bb_ops.backup.wal import WalStreamer
+from bb_ops.backup.wal import LOCK_NAME, WalStreamer
+from bb_ops.backup.wal_push import Pusher, prepare_spool
 from bb_ops.backup.wal_status import wal_status
 from bb_ops.bootstrap import operations
 from bb_ops.cli.output import emit, fail, human_bytes, json_option
 from bb_ops.errors import BbOpsError, RepositoryMissing, UsageError
 from bb_ops.recovery.wal import fetch_all, fetch_file
+from bb_ops.recovery.wal_ahead import Fetcher
 from bb_ops.repository.repository import Repository
 
 _FINDINGS = 4
 _ABSENT = 1
+_POLL_S = 0.02
 _ABORT_RECOVERY = 126
 """PostgreSQL takes an exit code above 125 as a reason to abort recovery, and any other as "there is no such file"."""
 _FILE_NAME = re.compile(r"[0-9A-F]{24}|[0-9A-F]{8}\.history")
@@ -35,10 +39,39 @@ def stream() -> int:
     Safe to kill at any moment.
     """
     ops = operations()
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    WalStreamer(ops.database, ops.repository, ops.wal_options, ops.clock).run(stop)
+    WalStreamer(ops.database, ops.repository, ops.wal_options, ops.clock).run(_stop_event())
+    return 0
+
+
+@command.command("serve")
+@click.argument("spool", type=click.Path(path_type=Path))
+@click.option("--region", help="Fetch from this region's repository.")
+@click.option("--fetch-only", is_flag=True, help="Only answer restore_command: take no lock and store nothing.")
+def serve(*, spool: Path, region: str | None, fetch_only: bool) -> int:
+    """Serve archive_command and restore_command through the folder SPOOL, until told to end.
+
+    Their shell clients are deploy/wal/bb-ops-wal-push and bb-ops-wal-fetch; no interpreter starts per segment.
+    """
+    ops = operations()
+    stop = _stop_event()
+    spool = spool.absolute()
+    prepare_spool(spool)
+    repository = ops.region(region)
+    with ExitStack() as held:
+        steps = []
+        if not fetch_only:
+            repository.initialise()
+            held.enter_context(repository.lock(LOCK_NAME, "wal serve"))
+            pusher = Pusher(spool, repository, ops.wal_options, ops.clock)
+            held.callback(pusher.close)
+            steps.append(pusher.step)
+        if ops.settings.identity_file is not None and repository.system_ids():
+            fetcher = Fetcher(spool, repository, _system(repository, None))
+            held.callback(fetcher.close)
+            steps.append(fetcher.step)
+        while not stop.wait(_POLL_S):
+            for step in steps:
+                step()
     return 0
 
 
@@ -97,6 +130,14 @@ def fetch_all_(*, directory: Path, region: str | None, system_id: str | None, as
     else:
         click.echo(f"{len(done.files)} files in {done.directory}, up to {done.to_lsn} on timeline {done.timeline}")
     return 0
+
+
+def _stop_event() -> Event:
+    """Return what SIGTERM and ^C set from now on."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def _system(repository: Repository, wanted: str | None) -> str:
