@@ -6,6 +6,7 @@ from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
 from bb_ops.backup.incremental import IncrementalBackupOptions
+from bb_ops.backup.wal import WalOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
@@ -93,6 +94,17 @@ class Operations:
             pg_bindirs=settings.pg_bindirs,
             server_user=settings.server_user,
             scratch_directory=settings.scratch_directory,
+        )
+
+    @property
+    def wal_options(self) -> WalOptions:
+        """How WAL is streamed."""
+        settings = self.settings
+        return WalOptions(
+            partial_interval_s=settings.wal_partial_interval_s,
+            retained_limit_bytes=settings.wal_retained_limit_bytes,
+            compression_level=settings.compression_level,
+            scratch=settings.scratch_directory,
         )
 
     def restore_test_options(self, level: Level) -> RestoreTestOptions:

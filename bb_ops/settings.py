@@ -67,6 +67,8 @@ class Settings:
         pg_bindirs: Folders with PostgreSQL programs, searched first.
         server_user: The account that runs restored servers when we are root.
         scratch_directory: Where throw-away restores go; the system's temporary directory when None.
+        wal_partial_interval_s: How often the unfinished WAL segment is stored while WAL is streamed.
+        wal_retained_limit_bytes: Above this much WAL kept for us, the server's disk is said to be in danger.
     """
 
     database: Dsn | None
@@ -86,6 +88,8 @@ class Settings:
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
     scratch_directory: Path | None
+    wal_partial_interval_s: float
+    wal_retained_limit_bytes: int
 
 
 def read_settings(environment: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
@@ -123,6 +127,9 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         pg_bindirs=reader.parsed("BB_OPS_PG_BINDIR", _paths) or (),
         server_user=reader.text("BB_OPS_SERVER_USER"),
         scratch_directory=reader.parsed("BB_OPS_SCRATCH_DIRECTORY", _directory),
+        wal_partial_interval_s=float(reader.parsed("BB_OPS_WAL_PARTIAL_INTERVAL_S", _whole_number(1, 3600)) or 2),
+        wal_retained_limit_bytes=(reader.parsed("BB_OPS_WAL_RETAINED_LIMIT_MIB", _whole_number(16, 1 << 30)) or 4096)
+        << 20,
     )
     if settings.repository and settings.replica:
         reader.check_two_places(settings.repository, settings.replica)

@@ -39,7 +39,7 @@ class Increments(BbOps):
     def increment(self) -> Result:
         """Take an increment; a full in its place is no measurement."""
         before = folder_bytes(self._repository)
-        cost, output = measure(self._command("backup", "incremental", "--json"), self.cluster.pid)
+        cost, output = measure(self._command("backup", "incremental", "--blocks-only", "--json"), self.cluster.pid)
         if json.loads(output)["kind"] != "incremental":
             raise Failed(f"no increment was taken: {json.loads(output)['fallback_reason']}")
         return Result(cost, folder_bytes(self._repository) - before)

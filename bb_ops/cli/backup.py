@@ -5,8 +5,9 @@ from typing import Any
 import click
 
 from bb_ops.backup.full import plan_full_backup, take_full_backup
-from bb_ops.backup.incremental import plan_incremental_backup, take_incremental_backup
 from bb_ops.bootstrap import Operations, operations
+from bb_ops.cli.describe import describe, summary
+from bb_ops.cli.incremental import incremental
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
 from bb_ops.process import peak_memory_bytes
@@ -15,6 +16,7 @@ from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.status import RegionStatus, region_status
+from bb_ops.repository.windows import read_windows
 
 _FINDINGS = 4
 _DAMAGED = 5
@@ -23,6 +25,9 @@ _DAMAGED = 5
 @click.group("backup")
 def command() -> None:
     """Take backups and see what exists."""
+
+
+command.add_command(incremental)
 
 
 @command.command("full")
@@ -46,31 +51,6 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
         return ServerUnusable.exit_code if plan.refusals else 0
     with progress_bar() as progress:
         commit = take_full_backup(ops.database, ops.repository, options, ops.clock, progress)
-    _report(commit, as_json=as_json)
-    return 0
-
-
-@command.command("incremental")
-@click.option("--dry-run", is_flag=True, help="Show what would be done.")
-@json_option
-def incremental(*, dry_run: bool, as_json: bool) -> int:
-    """Take the blocks changed since the newest backup (PostgreSQL 17 and later, summarize_wal on).
-
-    Where that cannot be, a full backup is taken instead and the reason is said. Safe to kill, like a full.
-    """
-    ops = operations()
-    options = ops.incremental_backup_options()
-    if dry_run:
-        plan = plan_incremental_backup(ops.database, ops.repository, options, ops.clock)
-        document = plan.model_dump(mode="json")
-        emit(document) if as_json else table(
-            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
-        )
-        return ServerUnusable.exit_code if plan.refusals else 0
-    with progress_bar() as progress:
-        commit = take_incremental_backup(ops.database, ops.repository, options, ops.clock, progress)
-    if commit.fallback_reason is not None:
-        click.echo(f"bb-ops: a FULL backup was taken instead of an increment: {commit.fallback_reason}", err=True)
     _report(commit, as_json=as_json)
     return 0
 
@@ -100,12 +80,7 @@ def _report(commit: BackupCommit, *, as_json: bool) -> None:
     if as_json:
         emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
     else:
-        rate = human_bytes(commit.size_bytes / commit.duration_s)
-        click.echo(
-            f"{commit.id}: {human_bytes(commit.size_bytes)} in {commit.duration_s} s ({rate}/s), stored as "
-            f"{human_bytes(commit.stored_bytes)}, encryption {commit.encryption}; not proven yet: "
-            "bb-ops validate latest"
-        )
+        click.echo(summary(commit))
 
 
 @command.command("list")
@@ -177,7 +152,10 @@ def status(*, as_json: bool) -> int:
     regions = []
     for repository in ops.repositories:
         try:
-            regions.append(region_status(read_catalog(repository), now))
+            catalog = read_catalog(repository)
+            archived, damaged = read_windows(repository, catalog)
+            catalog.damaged += damaged
+            regions.append(region_status(catalog, now, archived))
         except RepositoryMissing as error:
             regions.append(
                 RegionStatus(name=repository.region, problems=(str(error),), missing_slots=(daily_slot(now),))
@@ -201,30 +179,6 @@ def status(*, as_json: bool) -> int:
         for region in regions:
             _print_region(region)
     return 0 if healthy else _FINDINGS
-
-
-def describe(commit: BackupCommit) -> dict[str, Any]:
-    """Return the fields of a backup that others rely on."""
-    return {
-        "id": commit.id,
-        "kind": str(commit.kind),
-        "engine": commit.engine,
-        "slot": commit.slot,
-        "reconstructed": commit.reconstructed,
-        "started_at": commit.started_at.isoformat(),
-        "stopped_at": commit.stopped_at.isoformat(),
-        "as_of": commit.as_of.isoformat(),
-        "size_bytes": commit.size_bytes,
-        "stored_bytes": commit.stored_bytes,
-        "duration_s": commit.duration_s,
-        "encryption": commit.encryption,
-        "server_version": commit.server_version,
-        "system_id": commit.system_id,
-        "parent_id": commit.parent_id,
-        "depth": commit.depth,
-        "fallback_reason": commit.fallback_reason,
-        "combined_from": list(commit.combined_from),
-    }
 
 
 def _catalogs(ops: Operations) -> list[Catalog]:
@@ -277,16 +231,28 @@ def _cell(proofs: dict[str, str | None], region: str) -> str:
 def _print_region(region: RegionStatus) -> None:
     click.echo(f"\n{region.name}: {'ok' if region.healthy else 'NEEDS ATTENTION'}")
     click.echo(f"  backups        {region.backups}")
+    for chain in region.chains[-1:]:
+        click.echo(
+            f"  newest chain   {chain.full_id} and {chain.increments} increments up to "
+            f"{chain.newest_at:%Y-%m-%d %H:%M:%S} UTC"
+        )
     for window in region.windows:
-        click.echo(f"  restorable to  {window.from_at:%Y-%m-%d %H:%M:%S} UTC")
+        until = "" if window.from_at == window.to_at else f" … {window.to_at:%Y-%m-%d %H:%M:%S}"
+        click.echo(f"  restorable to  {window.from_at:%Y-%m-%d %H:%M:%S}{until} UTC")
     proven = (
         f"{region.last_proven_at:%Y-%m-%d %H:%M:%S} UTC ({region.last_proven_level})"
         if region.last_proven_at
         else "never"
     )
     click.echo(f"  last proven    {proven}")
-    lag = "not measured" if region.lag_s is None else f"{region.lag_s:.0f} s since the newest backup"
+    lag = (
+        "not measured"
+        if region.lag_s is None
+        else f"{region.lag_s:.0f} s since the newest instant that can be restored"
+    )
     click.echo(f"  lag            {lag}")
+    for gap in region.gaps:
+        click.echo(f"  {'GAP' if gap in region.open_gaps else 'former gap':14} {gap}")
     for slot in region.missing_slots:
         click.echo(f"  MISSING SLOT   {slot}")
     for problem in region.problems:

@@ -21,6 +21,7 @@ _COMMANDS = {
     "recover": "Bring a backup back, beside what exists.",
     "sync": "Copy backups to the other region.",
     "validate": "Prove that a backup comes back, by restoring it in a throw-away server.",
+    "wal": "Stream the write-ahead log into the repository, so that any second can be restored.",
 }
 """Each lives in a module of its name, which is imported only when it is called."""
 _INTERRUPTED = 130

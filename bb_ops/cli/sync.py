@@ -46,6 +46,8 @@ def _sync(*, verify_all: bool, dry_run: bool, as_json: bool) -> int:
         for entry in report.copied:
             size = human_bytes(entry.copied_bytes)
             click.echo(f"{entry.id}: {size} copied to {entry.region} and re-hashed there in {entry.duration_s} s")
+        for wal in report.wal:
+            click.echo(f"WAL: {wal.copied} files ({human_bytes(wal.copied_bytes)}) copied and re-hashed there")
         click.echo(f"{len(report.copied)} copied, {len(report.verified)} verified, {len(report.failed)} failed")
     for line in report.failed:
         click.echo(f"bb-ops: {line}", err=True)

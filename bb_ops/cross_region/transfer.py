@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from bb_ops.clock import Stopwatch
 from bb_ops.cross_region.plan import CopyPlan, plan_copy
+from bb_ops.cross_region.wal import CopiedWal, copy_wal
 from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, KeyRejected, RepositoryMissing
 from bb_ops.findings import Value
 from bb_ops.progress import Progress
@@ -43,7 +44,8 @@ class SyncReport(Value):
     """What a synchronisation did.
 
     Attributes:
-        failed: Backups that could not be copied or that differ, each with its reason.
+        wal: Archived WAL, system by system.
+        failed: What could not be copied or differs, each with its reason.
     """
 
     schema_id: str = "bb-ops/sync/1"
@@ -51,6 +53,7 @@ class SyncReport(Value):
     destination: str
     copied: tuple[CopiedBackup, ...]
     verified: tuple[CopiedBackup, ...]
+    wal: tuple[CopiedWal, ...] = ()
     failed: tuple[str, ...]
     duration_s: float
 
@@ -98,11 +101,15 @@ def sync(
             except (IntegrityError, KeyRejected, AlreadyExists) as error:
                 failed.append(f"{backup_id}: {error}")
                 first_error = first_error or error
+        copied_wal, wal_error = copy_wal(source, destination, progress, verify_all=verify_all)
+        failed += [line for entry in copied_wal for line in entry.failed]
+        first_error = first_error or wal_error
     report = SyncReport(
         source=source.region,
         destination=destination.region,
         copied=tuple(copied),
         verified=tuple(verified),
+        wal=tuple(copied_wal),
         failed=tuple(failed),
         duration_s=watch.elapsed_s,
     )

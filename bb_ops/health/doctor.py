@@ -1,10 +1,11 @@
 """Looks at settings, keys, servers, stores and leftovers, and says how to mend what is wrong."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bb_ops.dsn import Dsn
-from bb_ops.errors import BbOpsError, NotMeasured, RepositoryMissing
+from bb_ops.errors import BbOpsError, Locked, NotMeasured, RepositoryMissing
 from bb_ops.findings import Finding, Outcome, Severity
 from bb_ops.postgres.cluster import read_facts, refusals
 from bb_ops.postgres.programs import find_programs
@@ -113,8 +114,13 @@ def examine_copies(abandoned: Sequence[Path]) -> Iterator[Finding]:
 
 
 def find_leftovers(repository: Repository) -> tuple[list[Leftover], list[Unfinished]]:
-    """Return what dead runs left behind; what a running backup is writing is among it."""
-    return read_catalog(repository).leftovers, list(repository.store.unfinished())
+    """Return what dead runs left behind; what a running backup is writing is among it.
+
+    Unfinished writes of WAL are not: a streamer writes all the time, and the next one writes again what was cut off.
+    """
+    return read_catalog(repository).leftovers, [
+        upload for upload in repository.store.unfinished() if not _is_wal(upload)
+    ]
 
 
 def remove_leftovers(repository: Repository) -> tuple[int, int]:
@@ -136,9 +142,15 @@ def remove_leftovers(repository: Repository) -> tuple[int, int]:
         for left in leftovers:
             for key in left.keys:
                 repository.store.delete(key)
+        with suppress(Locked), repository.lock("wal", "doctor"):  # a streamer at work keeps what it is writing
+            uploads += [upload for upload in repository.store.unfinished() if _is_wal(upload)]
         for upload in uploads:
             repository.store.remove_unfinished(upload)
     return len(leftovers), len(uploads)
+
+
+def _is_wal(upload: Unfinished) -> bool:
+    return "/wal/" in upload.key
 
 
 def _match(repository: Repository) -> str:

@@ -80,6 +80,8 @@ class HeldLock:
     def _renew(self) -> None:
         while not self._ended.wait(LEASE.total_seconds() / 3):
             self._put(_lease(self._holder, self._clock.now() + LEASE))
+            with suppress(BbOpsError):  # a long run must not pile up old leases
+                self._store.delete(_key(self._prefix, self._fence - 2))
 
     def _put(self, lease: Lease) -> None:
         try:

@@ -7,8 +7,9 @@ from pydantic import AwareDatetime
 
 from bb_ops.findings import Value
 from bb_ops.repository.catalog import Catalog
-from bb_ops.repository.ids import BackupKind, SlotKey, daily_slot, slot_window
+from bb_ops.repository.ids import BackupId, BackupKind, SlotKey, daily_slot, slot_window
 from bb_ops.repository.reports import Level
+from bb_ops.repository.windows import Window, Windows
 
 PROVEN = Level.L5
 """From here on a backup counts as proven: it was restored, and its structure is sound."""
@@ -18,19 +19,27 @@ SLOTS_WATCHED = 14
 """How far back missed slots are reported."""
 
 
-class Window(Value):
-    """A stretch of time that can be restored to; without archived WAL it is one instant."""
+class ChainStatus(Value):
+    """A full and the increments on it.
 
-    from_at: AwareDatetime
-    to_at: AwareDatetime
+    Attributes:
+        newest_at: The instant that its newest increment shows.
+    """
+
+    full_id: BackupId
+    increments: int
+    newest_id: BackupId
+    newest_at: AwareDatetime
 
 
 class RegionStatus(Value):
     """One region's promise.
 
     Attributes:
+        chains: Fulls with increments on them, oldest first; what is broken in one is among the problems.
         windows: Instants that a restore can reach.
-        gaps: Where the write-ahead log has holes; only archived WAL can have them.
+        gaps: Where the archived write-ahead log has holes.
+        open_gaps: Those behind the newest backup: nothing later can be restored until the next backup.
         lag_s: Seconds since the newest instant that can be restored to; None where there is none.
         last_proven_at: When a backup last reached proof level L5; None where none ever did.
         missing_slots: Daily slots since the first backup that no full backup represents.
@@ -39,8 +48,10 @@ class RegionStatus(Value):
 
     name: str
     backups: int = 0
+    chains: tuple[ChainStatus, ...] = ()
     windows: tuple[Window, ...] = ()
     gaps: tuple[str, ...] = ()
+    open_gaps: tuple[str, ...] = ()
     lag_s: float | None = None
     last_proven_at: AwareDatetime | None = None
     last_proven_level: str | None = None
@@ -50,11 +61,11 @@ class RegionStatus(Value):
     @property
     def healthy(self) -> bool:
         """Whether a proven backup exists and nothing is missing or damaged."""
-        return self.last_proven_at is not None and not (self.gaps or self.missing_slots or self.problems)
+        return self.last_proven_at is not None and not (self.open_gaps or self.missing_slots or self.problems)
 
 
-def region_status(catalog: Catalog, now: datetime) -> RegionStatus:
-    """Say what a region can promise."""
+def region_status(catalog: Catalog, now: datetime, archived: Windows | None = None) -> RegionStatus:
+    """Say what a region can promise; ``archived`` is what its WAL adds."""
     instants = [entry.commit.as_of for entry in catalog.entries if not entry.failed]
     proven = [
         (proof.started_at + timedelta(seconds=proof.duration_s), entry.proven_level)
@@ -63,6 +74,9 @@ def region_status(catalog: Catalog, now: datetime) -> RegionStatus:
         if entry.proven_level is not None and entry.proven_level >= PROVEN and proof.level == entry.proven_level.name
     ]
     last = max(proven, default=None)
+    windows = tuple(Window(from_at=instant, to_at=instant) for instant in instants)
+    if archived is not None and archived.windows:
+        windows = archived.windows
     problems = [str(error) for error in catalog.damaged]
     for entry in catalog.entries:
         problems += entry.problems
@@ -73,12 +87,28 @@ def region_status(catalog: Catalog, now: datetime) -> RegionStatus:
     return RegionStatus(
         name=catalog.region,
         backups=len(catalog.entries),
-        windows=tuple(Window(from_at=instant, to_at=instant) for instant in instants),
-        lag_s=(now - max(instants)).total_seconds() if instants else None,
+        chains=_chains(catalog),
+        windows=windows,
+        gaps=archived.gaps if archived else (),
+        open_gaps=archived.open_gaps if archived else (),
+        lag_s=(now - max(window.to_at for window in windows)).total_seconds() if windows else None,
         last_proven_at=last[0] if last else None,
         last_proven_level=last[1].name if last and last[1] is not None else None,
         missing_slots=missing_slots(catalog, now),
         problems=tuple(problems),
+    )
+
+
+def _chains(catalog: Catalog) -> tuple[ChainStatus, ...]:
+    return tuple(
+        ChainStatus(
+            full_id=chain[0].commit.id,
+            increments=len(chain) - 1,
+            newest_id=chain[-1].commit.id,
+            newest_at=chain[-1].commit.as_of,
+        )
+        for chain in catalog.chains
+        if len(chain) > 1 and chain[0].commit.kind == BackupKind.FULL
     )
 
 

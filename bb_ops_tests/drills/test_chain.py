@@ -84,7 +84,7 @@ def chain(request: pytest.FixtureRequest, session_room: Path, module_room: Path)
         for change in _CHANGES:
             source.execute(change)
             rows.append(foreign.read_rows(source.connect))
-            backups.append(command.ok("backup", "incremental", "--json"))
+            backups.append(command.ok("backup", "incremental", "--blocks-only", "--json"))
         yield Chain(source, command, room, backups, rows)
 
 
@@ -145,7 +145,7 @@ def test_a_chain_becomes_a_full_without_the_server(chain: Chain, room: Path) -> 
     proof = alone.ok("validate", "latest", "--json").document
     assert (proof["backup_id"], proof["level"], proof["tables_compared"] > 5) == (combined["id"], "L6", True)
     assert "nothing to combine" in alone.run("backup", "combine", "latest").expect(2).complaint
-    following = alone.ok("backup", "incremental", "--json").document
+    following = alone.ok("backup", "incremental", "--blocks-only", "--json").document
     assert (following["kind"], following["parent_id"]) == ("incremental", combined["id"])
     assert alone.ok("validate", "latest", "--json").document["level"] == "L6"
 

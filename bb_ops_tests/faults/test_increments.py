@@ -64,9 +64,9 @@ def chain(source: Cluster, module_room: Path) -> Chain:
     """Take it once."""
     command = bb_ops(module_room, source.build, source.url)
     ids = []
-    for kind in ("full", "incremental", "incremental"):
+    for words in (("full",), ("incremental", "--blocks-only"), ("incremental", "--blocks-only")):
         source.execute("UPDATE t SET m = md5(m) WHERE id % 40 = 0")
-        ids.append(command.ok("backup", kind, "--json").document["id"])
+        ids.append(command.ok("backup", *words, "--json").document["id"])
     command.ok("sync", "incremental")
     return Chain(command, module_room, (ids[0], ids[1], ids[2]))
 
@@ -162,11 +162,11 @@ def test_a_killed_increment_leaves_no_backup_and_blocks_nothing(command: BbOps, 
     command.ok("backup", "full")
     source.execute("UPDATE t SET m = md5(m)")
     slow = command.having(BB_OPS_COMPRESSION_LEVEL="19", BB_OPS_COMPRESSION_THREADS="1")
-    with slow.start("backup", "incremental") as running:
+    with slow.start("backup", "incremental", "--blocks-only") as running:
         wait_until(lambda: list((room / "repository").glob("*/*/base/*-incremental-*/*")), "no increment began")
         assert running.kill()
     assert len(backups_of(command)) == 1
-    done = command.ok("backup", "incremental", "--json").document
+    done = command.ok("backup", "incremental", "--blocks-only", "--json").document
     assert (done["kind"], done["depth"]) == ("incremental", 1)
     assert command.ok("validate", "latest", "--json").document["level"] == "L6"
 
@@ -175,21 +175,21 @@ def test_a_chain_at_its_bound_begins_anew_with_a_full(command: BbOps) -> None:
     shallow = command.having(BB_OPS_INCREMENTAL_DEPTH="2")
     kinds = []
     for _ in range(5):
-        answer = shallow.ok("backup", "incremental", "--json")
+        answer = shallow.ok("backup", "incremental", "--blocks-only", "--json")
         kinds.append(answer.document["kind"])
         assert ("FULL" in answer.stderr) == (answer.document["fallback_reason"] is not None)
     assert kinds == ["full", "incremental", "incremental", "full", "incremental"]
 
 
 def test_without_a_parent_a_full_is_taken_and_the_dry_run_says_so(command: BbOps) -> None:
-    plan = command.ok("backup", "incremental", "--dry-run", "--json").document
+    plan = command.ok("backup", "incremental", "--blocks-only", "--dry-run", "--json").document
     assert (plan["kind"], plan["parent_id"]) == ("full", None)
     assert "no whole backup" in plan["fallback_reason"]
     assert backups_of(command) == []
-    answer = command.ok("backup", "incremental", "--json")
+    answer = command.ok("backup", "incremental", "--blocks-only", "--json")
     assert "a FULL backup was taken instead of an increment" in answer.complaint
     assert "no whole backup" in answer.document["fallback_reason"]
-    plan = command.ok("backup", "incremental", "--dry-run", "--json").document
+    plan = command.ok("backup", "incremental", "--blocks-only", "--dry-run", "--json").document
     assert (plan["kind"], plan["parent_id"], plan["depth"]) == ("incremental", answer.document["id"], 1)
 
 
@@ -198,7 +198,7 @@ def test_a_parent_that_cannot_be_opened_here_means_a_full(command: BbOps, room: 
     command.ok("keys", "init", room / "others")
     for identity in (None, room / "others" / "working.agekey"):
         blind = command.having(BB_OPS_AGE_IDENTITY_FILE=identity)
-        reason = blind.ok("backup", "incremental", "--json").document["fallback_reason"]
+        reason = blind.ok("backup", "incremental", "--blocks-only", "--json").document["fallback_reason"]
         assert "BB_OPS_AGE_IDENTITY_FILE" in reason
     (path,) = (room / "repository").glob(f"*/*/base/{first}/backup_manifest*")
     assert path.exists()
@@ -211,11 +211,11 @@ def test_a_damaged_manifest_or_a_missing_part_of_the_newest_backup_means_another
     (manifest,) = (room / "repository").glob(f"*/*/base/{first}/backup_manifest*")
     content = manifest.read_bytes()
     with _replaced(manifest, content[:-1] + bytes([content[-1] ^ 1])):
-        answer = command.ok("backup", "incremental", "--json")
+        answer = command.ok("backup", "incremental", "--blocks-only", "--json")
         assert manifest.name in answer.document["fallback_reason"]
     second = answer.document["id"]
     next(iter((room / "repository").glob(f"*/*/base/{second}/base.0000*"))).unlink()
-    third = command.ok("backup", "incremental", "--json").document
+    third = command.ok("backup", "incremental", "--blocks-only", "--json").document
     assert (third["kind"], third["parent_id"]) == ("incremental", first)
 
 
@@ -224,7 +224,7 @@ def test_a_server_without_summaries_gets_a_full(command: BbOps, source: Cluster)
     source.execute("ALTER SYSTEM SET summarize_wal = off;;SELECT pg_reload_conf()")
     try:
         wait_until(lambda: source.value("SHOW summarize_wal") == "off", "the setting was not taken")
-        answer = command.ok("backup", "incremental", "--json")
+        answer = command.ok("backup", "incremental", "--blocks-only", "--json")
         assert "summarize_wal is off" in answer.complaint
     finally:
         source.execute("ALTER SYSTEM RESET summarize_wal;;SELECT pg_reload_conf()")
@@ -239,10 +239,10 @@ def test_summaries_that_are_gone_mean_a_full(command: BbOps, source: Cluster) ->
     )
     for path in (source.data / "pg_wal" / "summaries").iterdir():
         path.unlink()
-    answer = command.ok("backup", "incremental", "--json")
+    answer = command.ok("backup", "incremental", "--blocks-only", "--json")
     assert answer.document["kind"] == "full"
     assert "summaries" in answer.complaint
-    assert command.ok("backup", "incremental", "--json").document["kind"] == "incremental"
+    assert command.ok("backup", "incremental", "--blocks-only", "--json").document["kind"] == "incremental"
 
 
 def test_a_server_that_refuses_an_increment_at_the_last_moment_gets_a_full(
@@ -250,7 +250,7 @@ def test_a_server_that_refuses_an_increment_at_the_last_moment_gets_a_full(
 ) -> None:
     command.ok("backup", "full")
     source.execute("CHECKPOINT;;UPDATE t SET m = md5(m) WHERE id % 9 = 0;;CHECKPOINT;;CHECKPOINT")
-    first = command.ok("backup", "incremental", "--json").document
+    first = command.ok("backup", "incremental", "--blocks-only", "--json").document
     assert first["kind"] == "incremental"
     source.execute("UPDATE t SET m = md5(m) WHERE id % 9 = 0;;CHECKPOINT;;CHECKPOINT")
     latest = source.value("SELECT redo_lsn::text FROM pg_control_checkpoint()")
@@ -259,7 +259,7 @@ def test_a_server_that_refuses_an_increment_at_the_last_moment_gets_a_full(
     )
     for path in (source.data / "pg_wal" / "summaries").iterdir():
         path.write_bytes(b"no summary")
-    answer = command.ok("backup", "incremental", "--json")
+    answer = command.ok("backup", "incremental", "--blocks-only", "--json")
     assert answer.document["kind"] == "full"
     assert f"no increment on {first['id']}" in answer.complaint
     assert len(backups_of(command)) == 3
@@ -272,7 +272,7 @@ def test_a_role_that_may_only_replicate_can_take_increments(source: Cluster, roo
     source.execute("CREATE ROLE keeper LOGIN REPLICATION")
     command = bb_ops(room, source.build, source.url_of("postgres", "keeper"))
     command.ok("backup", "full")
-    assert command.ok("backup", "incremental", "--json").document["kind"] == "incremental"
+    assert command.ok("backup", "incremental", "--blocks-only", "--json").document["kind"] == "incremental"
     assert command.ok("validate", "latest", "--level", "L5", "--json").document["level"] == "L5"
 
 
@@ -284,12 +284,12 @@ def test_page_checksums_turned_on_or_off_mean_a_full(wheel_18: Build, room: Path
         server.stop()
         server.run("pg_checksums", "--disable", "-D", str(server.data))
         server.start()
-        assert "page checksums were turned off" in command.ok("backup", "incremental").stderr
-        assert command.ok("backup", "incremental", "--json").document["kind"] == "incremental"
+        assert "page checksums were turned off" in command.ok("backup", "incremental", "--blocks-only").stderr
+        assert command.ok("backup", "incremental", "--blocks-only", "--json").document["kind"] == "incremental"
         server.stop()
         server.run("pg_checksums", "--enable", "-D", str(server.data))
         server.start()
-        assert "page checksums were turned on" in command.ok("backup", "incremental").stderr
+        assert "page checksums were turned on" in command.ok("backup", "incremental", "--blocks-only").stderr
         assert command.ok("validate", "latest", "--json").document["level"] == "L6"
 
 
@@ -301,7 +301,7 @@ def test_an_old_server_gets_a_full(session_room: Path, room: Path) -> None:
         server.execute("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 5000) g")
         command = bb_ops(room, build, server.url)
         for _ in range(2):
-            answer = command.ok("backup", "incremental", "--json")
+            answer = command.ok("backup", "incremental", "--blocks-only", "--json")
             assert (answer.document["kind"], answer.document["parent_id"]) == ("full", None)
             assert re.search(r"PostgreSQL 1[56][.\d]+ .*has no block increments", answer.complaint)
         assert command.ok("validate", "latest", "--json").document["level"] == "L6"

@@ -1,0 +1,446 @@
+"""Stores WAL as it arrives: whole segments, pieces of the unfinished one, and signed records of how far it is durable.
+
+Every step can be repeated and killed anywhere. Failures of the store are tried again, loudly and for as long as it
+takes; the server keeps what is not durable yet.
+"""
+
+import hashlib
+import logging
+import os
+import secrets
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+from bb_ops.clock import Clock, Stopwatch
+from bb_ops.errors import (
+    AlreadyExists,
+    BbOpsError,
+    IntegrityError,
+    RepositoryMissing,
+    SettingsError,
+    StoreFailed,
+)
+from bb_ops.postgres.lsn import Lsn, segment_name
+from bb_ops.postgres.timelines import Ancestor, parse_history
+from bb_ops.repository import wal
+from bb_ops.repository.repository import Repository
+from bb_ops.repository.wal import Piece, Position, Receipt
+from bb_ops.storage.sealed import Seal, SealedObject, SealedWriter, seal_bytes
+
+_LOGGER = logging.getLogger(__name__)
+_IN_FLIGHT = 3
+"""Segments on their way at a time; more would only hold more memory."""
+_IN_MEMORY_BYTES = 64 << 20
+"""Larger segments are collected in an unnamed file, so that memory stays bounded."""
+_CHUNK_BYTES = 1 << 20
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 10.0
+_TEMPORARY = (StoreFailed, SettingsError, RepositoryMissing)
+"""What a store says while it is away: also that it refuses us, or that the bucket is gone."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Where WAL goes, and of what."""
+
+    repository: Repository
+    system_id: str
+    segment_bytes: int
+    server_major: int
+    seal: Seal
+    scratch: Path | None
+    clock: Clock
+
+
+@dataclass
+class Outage:
+    """Whether the store can be written to."""
+
+    since: Stopwatch | None = None
+    reason: str = ""
+
+    @property
+    def lasts_s(self) -> float:
+        """Seconds since the first failure; 0 while all is well."""
+        return self.since.elapsed_s if self.since is not None else 0.0
+
+
+class Segment:
+    """One segment while it arrives."""
+
+    def __init__(self, archive: Archive, timeline: int, start: Lsn) -> None:
+        """Begin at a segment's border."""
+        self.timeline = timeline
+        self.start = start
+        self.name = segment_name(timeline, start, archive.segment_bytes)
+        self.offset = 0
+        self.hash = hashlib.sha256()
+        self._size = archive.segment_bytes
+        in_memory = archive.segment_bytes <= _IN_MEMORY_BYTES
+        self._bytes = bytearray(archive.segment_bytes) if in_memory else None
+        self._file = None if in_memory else tempfile.TemporaryFile(dir=archive.scratch, buffering=0)  # noqa: SIM115 - lives as long as the segment
+
+    @property
+    def end(self) -> Lsn:
+        """Up to where it has arrived."""
+        return Lsn(self.start + self.offset)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it has arrived."""
+        return self.offset == self._size
+
+    def take(self, data: memoryview, check_at: int, check_sha256: str | None) -> memoryview:
+        """Take what belongs to this segment and return the rest.
+
+        Args:
+            data: What arrived.
+            check_at: An offset whose prefix was archived before.
+            check_sha256: The hash of that prefix; None where there is none.
+
+        Raises:
+            IntegrityError: the server's WAL differs from what was archived under this name.
+        """
+        mine, rest = data[: self._size - self.offset], data[self._size - self.offset :]
+        while mine:
+            piece = mine
+            if self.offset < check_at:
+                piece = mine[: check_at - self.offset]
+            self._keep(piece)
+            self.hash.update(piece)
+            self.offset += len(piece)
+            mine = mine[len(piece) :]
+            if self.offset == check_at and check_sha256 is not None and self.hash.hexdigest() != check_sha256:
+                raise IntegrityError(
+                    f"the server's WAL before {self.end} differs from what is archived as {self.name}: it is another "
+                    "cluster with the same system identifier (a clone), or it was rolled back; nothing was overwritten"
+                )
+        return rest
+
+    def write_to(self, writer: SealedWriter, start: int, end: int) -> None:
+        """Write a part of it."""
+        for at in range(start, end, _CHUNK_BYTES):
+            writer.write(self._read(at, min(at + _CHUNK_BYTES, end)))
+
+    def _keep(self, piece: memoryview) -> None:
+        if self._bytes is not None:
+            self._bytes[self.offset : self.offset + len(piece)] = piece
+        elif self._file is not None:
+            try:
+                written = os.pwrite(self._file.fileno(), piece, self.offset)
+            except OSError as error:
+                raise StoreFailed(f"the scratch directory: {error.strerror} (free space there)") from error
+            if written != len(piece):
+                raise StoreFailed("the scratch directory takes no more WAL (free space there)")
+
+    def _read(self, start: int, end: int) -> bytes:
+        if self._bytes is not None:
+            return bytes(memoryview(self._bytes)[start:end])
+        return os.pread(self._file.fileno(), end - start, start) if self._file is not None else b""
+
+
+@dataclass(frozen=True)
+class _Job:
+    end: Lsn
+    future: "Future[None]"
+
+
+@dataclass
+class WalWriter:
+    """Stores segments, pieces and positions in order, a few at a time.
+
+    Attributes:
+        durable: Everything before this is stored and recorded; 0 while nothing is known.
+        outage: Whether the store fails at present.
+    """
+
+    archive: Archive
+    durable: Lsn
+    outage: Outage = field(default_factory=Outage)
+    _jobs: "deque[_Job]" = field(default_factory=deque)
+    _pieces: list[Piece] = field(default_factory=list)
+    _pieces_of: str | None = None
+    _partial: "Future[None] | None" = None
+    _stored_pieces: set[str] = field(default_factory=set)
+    _positions: list[str] = field(default_factory=list)
+    _given_up: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        """Start the threads."""
+        self._pool = ThreadPoolExecutor(_IN_FLIGHT + 1, thread_name_prefix="wal")
+
+    @property
+    def full(self) -> bool:
+        """Whether as much is on its way as may be: the server must wait."""
+        return len(self._jobs) >= _IN_FLIGHT
+
+    @property
+    def busy(self) -> bool:
+        """Whether a partial segment or position is on its way."""
+        return self._partial is not None and not self._partial.done()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self._jobs
+
+    def resume(self, position: Position) -> None:
+        """Go on with the pieces that an earlier run stored."""
+        self._pieces, self._pieces_of = list(position.pieces), position.segment
+        if position.segment is not None:
+            found = self.archive.repository.store.objects(f"{self._prefix(position.timeline)}{position.segment}.")
+            self._stored_pieces = {info.key for info in found if ".partial." in info.key}
+
+    def settle(self) -> None:
+        """Learn what has become durable.
+
+        Raises:
+            BbOpsError: something that trying again cannot mend.
+        """
+        while self._jobs and self._jobs[0].future.done():
+            job = self._jobs.popleft()
+            job.future.result()
+            self.durable = max(self.durable, job.end)
+
+    def wait_until_settled(self, timeout_s: float) -> bool:
+        """Wait until nothing is on its way; return whether that came to be."""
+        wait([job.future for job in self._jobs], timeout_s)
+        self.settle()
+        return self.idle
+
+    def close(self) -> None:
+        """Give up what is on its way and end the threads. What was recorded stays."""
+        self._given_up.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def segment(self, segment: Segment, at: datetime | None) -> None:
+        """Store a whole segment."""
+        raw_sha256 = segment.hash.hexdigest()
+        self._submit(segment.end, lambda: self._store_segment(segment, raw_sha256, at))
+
+    def partial(self, segment: Segment, at: datetime | None) -> None:
+        """Store what is new of an unfinished segment, and record how far all is durable."""
+        earlier = [job.future for job in self._jobs]
+        end, offset, raw_sha256 = segment.end, segment.offset, segment.hash.hexdigest()
+        self._partial = self._submit(end, lambda: self._store_partial(segment, offset, raw_sha256, at, earlier))
+
+    def history(self, timeline: int, content: bytes) -> None:
+        """Store a timeline's history file now.
+
+        Raises:
+            IntegrityError: another one is stored under its name.
+        """
+        self._persist(lambda: self._store_history(timeline, content))
+
+    def _submit(self, end: Lsn, action: Callable[[], None]) -> "Future[None]":
+        future = self._pool.submit(self._persist, action)
+        self._jobs.append(_Job(end, future))
+        return future
+
+    def _persist(self, action: Callable[[], _T]) -> _T:
+        """Try until it works, or until there is no hope."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                done = action()
+            except AlreadyExists:
+                raise
+            except _TEMPORARY as error:
+                if self.outage.since is None:
+                    self.outage.since = Stopwatch()
+                self.outage.reason = str(error)
+                _LOGGER.error(  # noqa: TRY400 - the reason is a line, and a traceback says no more
+                    "WAL cannot be stored; the server keeps it until it can be",
+                    extra={"reason": str(error), "outage_s": self.outage.lasts_s, "again_in_s": pause_s},
+                )
+                if self._given_up.wait(pause_s):
+                    raise
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                if self.outage.since is not None:
+                    _LOGGER.warning("WAL is stored again", extra={"outage_s": self.outage.lasts_s})
+                    self.outage.since = None
+                return done
+
+    def _store_segment(self, segment: Segment, raw_sha256: str, at: datetime | None) -> None:
+        suffix = self.archive.seal.suffix
+        key = self._prefix(segment.timeline) + segment.name + suffix
+
+        def write() -> SealedObject:
+            writer = SealedWriter(self.archive.repository.store, key, self.archive.seal)
+            try:
+                segment.write_to(writer, 0, segment.offset)
+            except BaseException:
+                writer.abandon()
+                raise
+            return writer.finish()
+
+        self._store_once(segment.timeline, segment.name, key, raw_sha256, at, write)
+
+    def _store_history(self, timeline: int, content: bytes) -> None:
+        name = f"{timeline:08X}.history"
+        key = self._prefix(timeline) + name + self.archive.seal.suffix
+        store, seal = self.archive.repository.store, self.archive.seal
+        digest = hashlib.sha256(content).hexdigest()
+        ancestors = parse_history(timeline, content).ancestors
+        self._store_once(
+            timeline, name, key, digest, None, lambda: seal_bytes(store, key, content, seal), ancestors=ancestors
+        )
+
+    def _store_once(  # noqa: PLR0913 - one fact each
+        self,
+        timeline: int,
+        name: str,
+        key: str,
+        raw_sha256: str,
+        at: datetime | None,
+        write: Callable[[], SealedObject],
+        *,
+        ancestors: tuple[Ancestor, ...] = (),
+    ) -> None:
+        """Store a file and its receipt; a file that is there already must be the same.
+
+        Raises:
+            IntegrityError: another file is archived under this name; nothing is overwritten.
+        """
+        try:
+            sealed = write()
+        except AlreadyExists:
+            if self._is_recorded(timeline, name, raw_sha256):
+                return
+            self.archive.repository.store.delete(key)  # of a dead run, never recorded: a leftover
+            sealed = write()
+        receipt = Receipt(
+            cluster=self.archive.repository.cluster,
+            system_id=self.archive.system_id,
+            timeline=timeline,
+            name=name,
+            suffix=".zst.age" if self.archive.seal.recipients else ".zst",
+            size_bytes=sealed.size_bytes,
+            raw_size_bytes=sealed.raw_size_bytes,
+            sha256=sealed.sha256,
+            raw_sha256=raw_sha256,
+            at=at,
+            ancestors=ancestors,
+        )
+        found = wal.write_or_read(self.archive.repository, receipt)
+        if found.raw_sha256 != raw_sha256:
+            self._remove(key)  # ours, without a receipt of ours
+            raise self._other_content(name)
+        if found.sha256 != sealed.sha256:  # its object had been removed: the receipt described that one
+            self.archive.repository.store.delete(receipt.key)
+            wal.write_record(self.archive.repository, receipt)
+
+    def _is_recorded(self, timeline: int, name: str, raw_sha256: str) -> bool:
+        listing = wal.TimelineWal(timeline)
+        store = self.archive.repository.store
+        if not name.endswith(".history"):
+            infos = store.objects(f"{self._prefix(timeline)}seal-")
+            listing = wal.sort_names(timeline, (info.key.rpartition("/")[2] for info in infos))
+        receipt = wal.read_receipt(self.archive.repository, listing, self.archive.system_id, name, self._size)
+        if receipt is not None and receipt.raw_sha256 != raw_sha256:
+            raise self._other_content(name)
+        return receipt is not None
+
+    def _other_content(self, name: str) -> IntegrityError:
+        return IntegrityError(
+            f"{name} is archived in {self.archive.repository.store.url} with other content: another server with the "
+            "same system identifier wrote it (a clone), or this one was rolled back; nothing was overwritten"
+        )
+
+    def _store_partial(
+        self,
+        segment: Segment,
+        offset: int,
+        raw_sha256: str,
+        at: datetime | None,
+        earlier: "list[Future[None]]",
+    ) -> None:
+        if self._pieces_of != segment.name:
+            self._pieces, self._pieces_of = [], segment.name
+        pieces = list(self._pieces)
+        done = pieces[-1].to_offset if pieces else 0
+        if offset > done:
+            start, kept = merge(pieces, done, offset)
+            pieces = [*kept, self._store_piece(segment, start, offset)]
+        wait(earlier)
+        for future in earlier:
+            future.result()
+        position = Position(
+            cluster=self.archive.repository.cluster,
+            system_id=self.archive.system_id,
+            timeline=segment.timeline,
+            lsn=Lsn(segment.start + offset),
+            segment_bytes=self._size,
+            segment=segment.name if offset else None,
+            pieces=tuple(pieces) if offset else (),
+            raw_sha256=raw_sha256 if offset else None,
+            at=at,
+            written_ms=int(self.archive.clock.now().timestamp() * 1000),
+            server_major=self.archive.server_major,
+        )
+        with suppress(AlreadyExists):
+            wal.write_record(self.archive.repository, position)
+        self._pieces = pieces
+        needed = {position.expected(piece).key for piece in position.pieces}
+        for key in self._stored_pieces - needed:
+            self._remove(key)
+        self._stored_pieces &= needed
+        self._forget_positions(position)
+
+    def _store_piece(self, segment: Segment, start: int, end: int) -> Piece:
+        suffix = self.archive.seal.suffix
+        name = f"{segment.name}.{start:08X}-{end:08X}.{secrets.token_hex(4)}.partial{suffix}"
+        key = self._prefix(segment.timeline) + name
+        self._stored_pieces.add(key)
+        writer = SealedWriter(self.archive.repository.store, key, self.archive.seal)
+        try:
+            segment.write_to(writer, start, end)
+        except BaseException:
+            writer.abandon()
+            raise
+        sealed = writer.finish()
+        return Piece(name=name, from_offset=start, to_offset=end, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
+
+    def _forget_positions(self, newest: Position) -> None:
+        """Remove superseded records; the newest two stay, so that a reader always finds one."""
+        if not self._positions or not self._positions[-1].startswith(self._prefix(newest.timeline)):
+            prefix = wal.positions_prefix(newest.cluster, newest.system_id, newest.timeline)
+            self._positions = [info.key for info in self.archive.repository.store.objects(prefix)]
+        if newest.key not in self._positions:
+            self._positions.append(newest.key)
+        while len(self._positions) > 2:  # noqa: PLR2004 - the newest and the one before
+            self._remove(self._positions.pop(0))
+
+    def _remove(self, key: str) -> None:
+        """Remove what nobody relies on; where the store does not let us, it stays."""
+        with suppress(BbOpsError):
+            self.archive.repository.store.delete(key)
+
+    def _prefix(self, timeline: int) -> str:
+        return wal.timeline_prefix(self.archive.repository.cluster, self.archive.system_id, timeline)
+
+    @property
+    def _size(self) -> int:
+        return self.archive.segment_bytes
+
+
+def merge(pieces: list[Piece], done: int, offset: int) -> tuple[int, list[Piece]]:
+    """Decide where the next piece begins, and which pieces stay. Pure.
+
+    Pieces at most twice as long as what follows them are stored again with it, so that their number grows with the
+    logarithm of the segment's size, and every byte is stored a few times at most.
+    """
+    start, kept = done, list(pieces)
+    while kept and kept[-1].to_offset - kept[-1].from_offset <= 2 * (offset - start):
+        start = kept.pop().from_offset
+    return start, kept

@@ -1,0 +1,488 @@
+"""Archived WAL: its keys, its signed records, and which stretches of it are whole. Documented in repository-format.md.
+
+A segment exists once its sealed object *and* a signed record of its hashes do: the receipt that its writer leaves, or a
+seal that took the receipt's place. What is named by neither is a leftover.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from bb_ops.errors import AlreadyExists, IntegrityError
+from bb_ops.findings import Value
+from bb_ops.postgres.lsn import Lsn, segment_name
+from bb_ops.postgres.timelines import Ancestor
+from bb_ops.repository import layout
+from bb_ops.repository.repository import Repository
+from bb_ops.repository.signing import open_document, sign_document
+from bb_ops.storage.sealed import Expected
+
+_SUFFIXES = (".zst.age", ".zst")
+_NAME_DIGITS = 24
+_TIMELINE_DIGITS = 8
+_LSN_DIGITS = 16
+_POSITIONS = "positions/"
+_HEX32 = 0x1_0000_0000
+_T = TypeVar("_T", bound="WalRecord")
+
+
+class WalRecord(Value):
+    """What every signed record of WAL says."""
+
+    cluster: str
+    system_id: str = Field(pattern="^[0-9]+$")
+    timeline: int = Field(ge=1)
+
+    @property
+    def key(self) -> str:
+        """Where it is stored."""
+        raise NotImplementedError
+
+
+class Receipt(WalRecord):
+    """One whole segment, or one history file, that is stored.
+
+    Attributes:
+        name: The file's name in ``pg_wal``.
+        size_bytes: As stored.
+        sha256: Of the stored bytes, in hexadecimal.
+        raw_sha256: Of the file itself: two different files never pass for the same.
+        at: Everything committed before this instant lies before the segment's end; None where it was not measured.
+        ancestors: What a history file says, so that windows can be told without a key that opens it.
+    """
+
+    schema_id: Literal["bb-ops/wal-receipt/1"] = "bb-ops/wal-receipt/1"
+    name: str = Field(pattern=r"^([0-9A-F]{24}|[0-9A-F]{8}\.history)$")
+    suffix: Literal[".zst.age", ".zst"]
+    size_bytes: int
+    raw_size_bytes: int
+    sha256: str
+    raw_sha256: str
+    at: AwareDatetime | None = None
+    ancestors: tuple[Ancestor, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Where it is stored."""
+        return receipt_key(self.cluster, self.system_id, self.timeline, self.name)
+
+    @property
+    def expected(self) -> Expected:
+        """What the file's object must be."""
+        key = f"{timeline_prefix(self.cluster, self.system_id, self.timeline)}{self.name}{self.suffix}"
+        return Expected(key, self.size_bytes, self.raw_size_bytes, self.sha256)
+
+
+class Piece(Value):
+    """A stored piece of a segment that is not whole yet."""
+
+    name: str
+    from_offset: int
+    to_offset: int
+    size_bytes: int
+    sha256: str
+
+
+class Position(WalRecord):
+    """How far the WAL is durable: everything before ``lsn``.
+
+    Attributes:
+        segment: The unfinished segment, made of ``pieces`` in order; None where ``lsn`` is a segment's border.
+        raw_sha256: Of that segment's bytes before ``lsn``.
+        at: Everything committed before this instant lies before ``lsn``; None where it was not measured.
+        written_ms: When it was written, in milliseconds since 1970; with ``lsn`` its name.
+    """
+
+    schema_id: Literal["bb-ops/wal-position/1"] = "bb-ops/wal-position/1"
+    lsn: Lsn
+    segment_bytes: int
+    segment: str | None
+    pieces: tuple[Piece, ...]
+    raw_sha256: str | None
+    at: AwareDatetime | None
+    written_ms: int
+    server_major: int
+
+    @property
+    def key(self) -> str:
+        """Where it is stored."""
+        prefix = positions_prefix(self.cluster, self.system_id, self.timeline)
+        return f"{prefix}{self.lsn:0{_LSN_DIGITS}X}-{self.written_ms:013d}.json"
+
+    def expected(self, piece: Piece) -> Expected:
+        """Return what a piece's object must be."""
+        key = timeline_prefix(self.cluster, self.system_id, self.timeline) + piece.name
+        return Expected(key, piece.size_bytes, piece.to_offset - piece.from_offset, piece.sha256)
+
+
+class SpanSegment(Value):
+    """One segment of a sealed span; see ``Receipt``."""
+
+    name: str
+    suffix: Literal[".zst.age", ".zst"]
+    size_bytes: int
+    sha256: str
+    raw_sha256: str
+    at: AwareDatetime | None = None
+
+
+class Span(WalRecord):
+    """A sealed span: every segment between two positions is durable, and joins what came before.
+
+    Attributes:
+        continues: What it joins: the id of a span or a full backup; None where it begins the archive.
+        from_at: The instant of ``from_lsn``, where known.
+        to_at: Everything committed before this instant lies before ``to_lsn``.
+        slot: The hour it was sealed in.
+    """
+
+    schema_id: Literal["bb-ops/wal-span/1"] = "bb-ops/wal-span/1"
+    id: str
+    kind: Literal["wal"] = "wal"
+    engine: str
+    slot: str
+    server_version: str
+    from_lsn: Lsn
+    to_lsn: Lsn
+    segment_bytes: int
+    from_at: AwareDatetime | None
+    to_at: AwareDatetime | None
+    continues: str | None
+    segments: tuple[SpanSegment, ...]
+    started_at: AwareDatetime
+    stopped_at: AwareDatetime
+    duration_s: float
+    bb_ops_version: str
+
+    @property
+    def key(self) -> str:
+        """Where it is stored."""
+        return span_key(self.cluster, self.system_id, self.timeline, self.from_lsn, self.to_lsn)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of WAL."""
+        return len(self.segments) * self.segment_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that the segments take in a repository."""
+        return sum(entry.size_bytes for entry in self.segments)
+
+    def receipt(self, segment: SpanSegment) -> Receipt:
+        """Return what the receipt of one of its segments said."""
+        return Receipt(
+            cluster=self.cluster,
+            system_id=self.system_id,
+            timeline=self.timeline,
+            raw_size_bytes=self.segment_bytes,
+            **segment.model_dump(),
+        )
+
+
+class Gap(WalRecord):
+    """WAL that is lost: no restore passes it."""
+
+    schema_id: Literal["bb-ops/wal-gap/1"] = "bb-ops/wal-gap/1"
+    from_lsn: Lsn
+    to_lsn: Lsn
+    reason: str
+    found_at: AwareDatetime
+
+    @property
+    def key(self) -> str:
+        """Where it is stored."""
+        return gap_key(self.cluster, self.system_id, self.timeline, self.from_lsn, self.to_lsn)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"WAL from {self.from_lsn} to {self.to_lsn} on timeline {self.timeline} is missing: {self.reason}"
+
+
+@dataclass(frozen=True, order=True)
+class Stretch:
+    """Positions from ``start`` up to ``end``."""
+
+    start: Lsn
+    end: Lsn
+
+
+@dataclass
+class TimelineWal:
+    """What a listing shows of one timeline.
+
+    Attributes:
+        stored: Names of segments with an object.
+        receipts: Names with a receipt.
+        spans: What the sealed spans cover, by their keys.
+        gaps: What gap records cover.
+        pieces: Keys of pieces of unfinished segments.
+        history: Whether its history file and the receipt of it are there.
+    """
+
+    timeline: int
+    suffix: str = ".zst.age"
+    stored: set[str] = field(default_factory=set)
+    receipts: set[str] = field(default_factory=set)
+    spans: list[Stretch] = field(default_factory=list)
+    gaps: list[Stretch] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    history: bool = False
+
+    def stretches(self, segment_bytes: int) -> list[Stretch]:
+        """Return the stretches of whole, recorded segments, in order; each is as long as it can be."""
+        per_log = _HEX32 // segment_bytes
+        sealed = join(self.spans)
+        starts = [entry.start for entry in sealed]
+        numbers = []
+        for name in self.stored:
+            number = int(name[8:16], 16) * per_log + int(name[16:], 16)
+            if name not in self.receipts:
+                start = number * segment_bytes
+                at = bisect_right(starts, start) - 1
+                if at < 0 or start >= sealed[at].end:
+                    continue
+            numbers.append(number)
+        numbers.sort()
+        found: list[Stretch] = []
+        first = previous = None
+        for number in numbers:
+            if first is None or previous is None:
+                first = number
+            elif number != previous + 1:
+                found.append(Stretch(Lsn(first * segment_bytes), Lsn((previous + 1) * segment_bytes)))
+                first = number
+            previous = number
+        if first is not None and previous is not None:
+            found.append(Stretch(Lsn(first * segment_bytes), Lsn((previous + 1) * segment_bytes)))
+        return found
+
+
+def join(stretches: Iterable[Stretch]) -> list[Stretch]:
+    """Join stretches that touch or overlap; in order."""
+    found: list[Stretch] = []
+    for entry in sorted(stretches):
+        if found and entry.start <= found[-1].end:
+            found[-1] = Stretch(found[-1].start, max(found[-1].end, entry.end))
+        else:
+            found.append(entry)
+    return found
+
+
+def wal_prefix(cluster: str, system_id: str) -> str:
+    """Return the prefix of a system's WAL."""
+    return f"{layout.cluster_prefix(cluster)}{system_id}/wal/"
+
+
+def timeline_prefix(cluster: str, system_id: str, timeline: int) -> str:
+    """Return the prefix of one timeline's WAL."""
+    return f"{wal_prefix(cluster, system_id)}{timeline:08X}/"
+
+
+def positions_prefix(cluster: str, system_id: str, timeline: int) -> str:
+    """Return the prefix of one timeline's position records."""
+    return f"{timeline_prefix(cluster, system_id, timeline)}{_POSITIONS}"
+
+
+def receipt_key(cluster: str, system_id: str, timeline: int, name: str) -> str:
+    """Return the key of the receipt of a segment or history file."""
+    return f"{timeline_prefix(cluster, system_id, timeline)}{name}.json"
+
+
+def span_key(cluster: str, system_id: str, timeline: int, start: Lsn, end: Lsn) -> str:
+    """Return the key of a sealed span."""
+    prefix = timeline_prefix(cluster, system_id, timeline)
+    return f"{prefix}seal-{start:0{_LSN_DIGITS}X}-{end:0{_LSN_DIGITS}X}.json"
+
+
+def gap_key(cluster: str, system_id: str, timeline: int, start: Lsn, end: Lsn) -> str:
+    """Return the key of a gap record."""
+    prefix = timeline_prefix(cluster, system_id, timeline)
+    return f"{prefix}gap-{start:0{_LSN_DIGITS}X}-{end:0{_LSN_DIGITS}X}.json"
+
+
+def segment_number(name: str, segment_bytes: int) -> int:
+    """Return which segment of its timeline a file is."""
+    return int(name[8:16], 16) * (_HEX32 // segment_bytes) + int(name[16:24], 16)
+
+
+def segment_position(name: str, segment_bytes: int) -> Lsn:
+    """Return the position of a segment's first byte."""
+    return Lsn(segment_number(name, segment_bytes) * segment_bytes)
+
+
+def read_timelines(repository: Repository, system_id: str) -> dict[int, TimelineWal]:
+    """List the WAL of a system, by timeline; reads no object."""
+    prefix = wal_prefix(repository.cluster, system_id)
+    names: dict[str, list[str]] = defaultdict(list)
+    at = len(prefix)
+    for info in repository.store.objects(prefix):
+        names[info.key[at : at + _TIMELINE_DIGITS]].append(info.key[at + _TIMELINE_DIGITS + 1 :])
+    return {int(timeline, 16): sort_names(int(timeline, 16), found) for timeline, found in sorted(names.items())}
+
+
+def sort_names(timeline: int, names: Iterable[str]) -> TimelineWal:
+    """Sort the names below one timeline's prefix. Pure."""
+    wal = TimelineWal(timeline)
+    stored, receipts = wal.stored, wal.receipts
+    for name in names:
+        rest = name[_NAME_DIGITS:]
+        if rest in _SUFFIXES and "." not in name[:_NAME_DIGITS]:
+            stored.add(name[:_NAME_DIGITS])
+            wal.suffix = rest
+        elif rest == ".json" and name[4] != "-":
+            receipts.add(name[:_NAME_DIGITS])
+        elif name.startswith("seal-"):
+            wal.spans.append(_stretch(name))
+        elif name.startswith("gap-"):
+            wal.gaps.append(_stretch(name))
+        elif ".partial." in name:
+            wal.pieces.append(name)
+        elif name == f"{timeline:08X}.history.json":
+            wal.history = True
+    return wal
+
+
+def newest_position(repository: Repository, system_id: str) -> Position | None:
+    """Return how far the newest timeline's WAL is durable; None where nothing was archived."""
+    folders = repository.store.children(wal_prefix(repository.cluster, system_id))
+    for folder in sorted(folders, reverse=True):
+        position = timeline_position(repository, system_id, int(folder, 16))
+        if position is not None:
+            return position
+    return None
+
+
+def timeline_position(repository: Repository, system_id: str, timeline: int) -> Position | None:
+    """Return how far one timeline's WAL is durable, by its newest record."""
+    for _ in range(3):  # a writer removes old records while we look
+        keys = [
+            info.key for info in repository.store.objects(positions_prefix(repository.cluster, system_id, timeline))
+        ]
+        if not keys:
+            return None
+        position = read_record(repository, keys[-1], Position)
+        if position is not None:
+            return position
+    return None
+
+
+class ReceiptReader:
+    """Reads what is recorded of segments: in their receipts, or in the spans that sealed them, each read once."""
+
+    def __init__(self, repository: Repository, wal: TimelineWal, system_id: str, segment_bytes: int) -> None:
+        """Name the timeline, by its listing."""
+        self._repository = repository
+        self._wal = wal
+        self._system_id = system_id
+        self._segment_bytes = segment_bytes
+        self._spans: dict[Stretch, dict[str, Receipt]] = {}
+
+    def receipt(self, name: str) -> Receipt | None:
+        """Return what is recorded of a segment or history file; None where nothing is.
+
+        Raises:
+            IntegrityError, KeyRejected: the record is damaged or forged.
+        """
+        cluster, timeline = self._repository.cluster, self._wal.timeline
+        if name in self._wal.receipts or not self._wal.spans:
+            receipt = read_record(self._repository, receipt_key(cluster, self._system_id, timeline, name), Receipt)
+            if receipt is not None or not self._wal.spans:
+                return receipt
+        for stretch in self._wal.spans:
+            if stretch.start <= segment_position(name, self._segment_bytes) < stretch.end:
+                return self._of_span(stretch).get(name)
+        return read_record(self._repository, receipt_key(cluster, self._system_id, timeline, name), Receipt)
+
+    def _of_span(self, stretch: Stretch) -> dict[str, Receipt]:
+        if stretch not in self._spans:
+            key = span_key(self._repository.cluster, self._system_id, self._wal.timeline, stretch.start, stretch.end)
+            span = read_record(self._repository, key, Span)
+            entries = span.segments if span is not None else ()
+            self._spans[stretch] = {entry.name: span.receipt(entry) for entry in entries if span is not None}
+        return self._spans[stretch]
+
+
+def read_receipt(repository: Repository, wal: TimelineWal, system_id: str, name: str, size: int) -> Receipt | None:
+    """Return what is recorded of one segment, in its receipt or in the span that sealed it; None where nothing is."""
+    return ReceiptReader(repository, wal, system_id, size).receipt(name)
+
+
+def segment_size(repository: Repository, system_id: str, listing: TimelineWal) -> int | None:
+    """Return the size of a timeline's segments, from any record of it; None where nothing is recorded."""
+    position = timeline_position(repository, system_id, listing.timeline)
+    if position is not None:
+        return position.segment_bytes
+    for name in sorted(listing.receipts)[:1]:
+        receipt = read_record(repository, receipt_key(repository.cluster, system_id, listing.timeline, name), Receipt)
+        if receipt is not None:
+            return receipt.raw_size_bytes
+    for stretch in listing.spans[:1]:
+        key = span_key(repository.cluster, system_id, listing.timeline, stretch.start, stretch.end)
+        span = read_record(repository, key, Span)
+        if span is not None:
+            return span.segment_bytes
+    return None
+
+
+def write_record(repository: Repository, record: WalRecord) -> bytes:
+    """Store a signed record, once.
+
+    Raises:
+        AlreadyExists: there is one.
+    """
+    document = sign_document(record.model_dump(mode="json"), repository.signing_key)
+    repository.store.create(record.key, document)
+    return document
+
+
+def write_or_read(repository: Repository, record: _T) -> _T:
+    """Store a signed record, or return the one that is there."""
+    for _ in range(3):
+        try:
+            write_record(repository, record)
+        except AlreadyExists:
+            found = read_record(repository, record.key, type(record))
+            if found is not None:
+                return found
+        else:
+            return record
+    raise IntegrityError(f"{repository.store.url}/{record.key} comes and goes")
+
+
+def read_record(repository: Repository, key: str, kind: type[_T]) -> _T | None:
+    """Read and authenticate a record; None where there is none.
+
+    Raises:
+        IntegrityError: it is damaged, or that of another place.
+        KeyRejected: it is not signed by our key.
+    """
+    data = repository.store.read(key)
+    return None if data is None else parse_record(repository, data, key, kind)
+
+
+def parse_record(repository: Repository, data: bytes, key: str, kind: type[_T]) -> _T:
+    """Authenticate the bytes of the record stored at ``key``."""
+    where = f"{repository.store.url}/{key}"
+    body = open_document(data, where, repository.public_key)
+    try:
+        record = kind.model_validate(body)
+    except ValidationError as error:
+        raise IntegrityError(f"{where} is signed but not a record of a format that we know") from error
+    if record.key != key:
+        raise IntegrityError(f"{where} is the record of another place, {record.key}: it was moved")
+    return record
+
+
+def segments_of(timeline: int, start: Lsn, end: Lsn, segment_bytes: int) -> list[str]:
+    """Return the names of the segments from ``start``, a border, up to ``end``, another one."""
+    return [segment_name(timeline, Lsn(at), segment_bytes) for at in range(start, end, segment_bytes)]
+
+
+def _stretch(name: str) -> Stretch:
+    _, start, end = name.removesuffix(".json").split("-")
+    return Stretch(Lsn(int(start, 16)), Lsn(int(end, 16)))

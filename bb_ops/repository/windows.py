@@ -1,0 +1,281 @@
+"""Which instants can be restored to: backups, moved on by the WAL that joins them without a hole.
+
+The facts are read first (what a listing shows, and a few signed records), then all is decided without reading anything.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from pydantic import AwareDatetime
+
+from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected
+from bb_ops.findings import Value
+from bb_ops.postgres.lsn import Lsn, segment_name
+from bb_ops.postgres.timelines import History
+from bb_ops.repository import wal
+from bb_ops.repository.catalog import Catalog
+from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.repository import Repository
+from bb_ops.repository.wal import Position, Receipt, Stretch, TimelineWal
+
+_LOOK_BACK = 4
+"""How many segments before an end are asked for an instant, where the last ones have none."""
+
+
+class Window(Value):
+    """A stretch of time that can be restored to; without archived WAL it is one instant."""
+
+    from_at: AwareDatetime
+    to_at: AwareDatetime
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A place in the WAL."""
+
+    timeline: int
+    lsn: Lsn
+
+
+@dataclass(frozen=True)
+class Hole:
+    """WAL that no restore passes, because it is not there."""
+
+    timeline: int
+    stretch: Stretch
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"WAL from {self.stretch.start} to {self.stretch.end} on timeline {self.timeline} is missing"
+
+
+@dataclass
+class WalFacts:
+    """What is archived of one system's WAL in one repository.
+
+    Attributes:
+        positions: How far each timeline is durable, by the streamer's word; absent in copies.
+        histories: Where timelines left their parents.
+        segment_bytes: None where nothing is archived.
+        damaged: Records that are damaged or forged.
+    """
+
+    system_id: str
+    timelines: dict[int, TimelineWal] = field(default_factory=dict)
+    positions: dict[int, Position] = field(default_factory=dict)
+    histories: dict[int, History] = field(default_factory=dict)
+    segment_bytes: int | None = None
+    damaged: list[BbOpsError] = field(default_factory=list)
+    _stretches: dict[int, list[Stretch]] = field(default_factory=dict)
+
+    def stretches(self, timeline: int) -> list[Stretch]:
+        """Return the whole stretches of a timeline."""
+        if timeline not in self._stretches:
+            listing, size = self.timelines.get(timeline), self.segment_bytes
+            self._stretches[timeline] = listing.stretches(size) if listing is not None and size is not None else []
+        return self._stretches[timeline]
+
+    def durable(self, timeline: int) -> Lsn:
+        """Return up to where a timeline must be whole: behind it, segments may still be on their way."""
+        listing = self.timelines.get(timeline)
+        ends = [entry.end for entry in listing.spans] if listing is not None else []
+        if timeline in self.positions:
+            ends.append(self.positions[timeline].lsn)
+        else:
+            ends += [entry.end for entry in self.stretches(timeline)[-1:]]
+        return max(ends, default=Lsn(0))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What one region's backups and WAL can restore.
+
+    Attributes:
+        windows: In order, joined where they touch.
+        gaps: Every hole behind the oldest backup.
+        open_gaps: Those behind the newest one: until the next backup, nothing later can be restored.
+    """
+
+    windows: tuple[Window, ...] = ()
+    gaps: tuple[str, ...] = ()
+    open_gaps: tuple[str, ...] = ()
+
+
+def read_facts(repository: Repository, system_id: str) -> WalFacts:
+    """Read what is archived of a system's WAL. Positions come first: what lies before them is in the later listing."""
+    facts = WalFacts(system_id)
+    prefix = wal.wal_prefix(repository.cluster, system_id)
+    for folder in repository.store.children(prefix):
+        timeline = int(folder, 16)
+        try:
+            position = wal.timeline_position(repository, system_id, timeline)
+        except (IntegrityError, KeyRejected) as error:
+            facts.damaged.append(error)
+            continue
+        if position is not None:
+            facts.positions[timeline] = position
+    facts.timelines = wal.read_timelines(repository, system_id)
+    for timeline, listing in facts.timelines.items():
+        try:
+            if listing.history:
+                key = wal.receipt_key(repository.cluster, system_id, timeline, f"{timeline:08X}.history")
+                receipt = wal.read_record(repository, key, Receipt)
+                if receipt is not None and receipt.ancestors:
+                    facts.histories[timeline] = History(timeline, receipt.ancestors)
+            if facts.segment_bytes is None:
+                facts.segment_bytes = wal.segment_size(repository, system_id, listing)
+        except (IntegrityError, KeyRejected) as error:
+            facts.damaged.append(error)
+    return facts
+
+
+def read_windows(repository: Repository, catalog: Catalog) -> tuple[Windows, list[BbOpsError]]:
+    """Read and decide for every system of a catalog; return also the records that are damaged."""
+    systems = {entry.commit.system_id for entry in catalog.entries}
+    backups = [entry.commit for entry in catalog.entries if not entry.failed]
+    damaged: list[BbOpsError] = []
+    parts: list[Windows] = []
+    for system in sorted(systems):
+        facts = read_facts(repository, system)
+        damaged += facts.damaged
+        ours = [commit for commit in backups if commit.system_id == system]
+        ends = {end for commit in ours if (end := reach(facts, start_of(commit))) is not None}
+        parts.append(recovery_windows(ours, facts, read_times(repository, facts, ends)))
+    return (
+        Windows(
+            windows=tuple(union(window for part in parts for window in part.windows)),
+            gaps=tuple(gap for part in parts for gap in part.gaps),
+            open_gaps=tuple(gap for part in parts for gap in part.open_gaps),
+        ),
+        damaged,
+    )
+
+
+def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -> dict[Point, datetime]:
+    """Read at which instants the WAL ends; absent where that was not measured."""
+    found: dict[Point, datetime] = {}
+    for end in ends:
+        position = facts.positions.get(end.timeline)
+        at = position.at if position is not None and position.lsn == end.lsn else None
+        listing, size = facts.timelines.get(end.timeline), facts.segment_bytes
+        border = Lsn(end.lsn - 1) if end.lsn else end.lsn
+        for _ in range(_LOOK_BACK):
+            if at is not None or listing is None or size is None or border < size:
+                break
+            name = segment_name(end.timeline, border, size)
+            receipt = wal.read_receipt(repository, listing, facts.system_id, name, size)
+            at = receipt.at if receipt is not None else None
+            border = Lsn(border - size)
+        if at is not None:
+            found[end] = at
+    return found
+
+
+def start_of(commit: BackupCommit) -> Point:
+    """Return where a backup needs archived WAL from: what lies before is in the backup itself."""
+    return Point(commit.timeline, commit.wal_end_lsn)
+
+
+def reach(facts: WalFacts, start: Point) -> Point | None:
+    """Return up to where WAL joins ``start`` without a hole, on its timeline or a descendant; None where none does.
+
+    Where several timelines descend, the newest counts, as in PostgreSQL (recovery_target_timeline = latest).
+    """
+    size = facts.segment_bytes
+    if size is None:
+        return None
+    end = _end_on(facts, start, size)
+    if end is None:
+        return None
+    for timeline in sorted(facts.histories, reverse=True):
+        history = facts.histories[timeline]
+        until = history.until(start.timeline)
+        if until is None or until < start.lsn or end < until.segment_start(size):
+            continue
+        further = reach(facts, Point(history.after(start.timeline), until))
+        if further is not None:
+            return further
+    return Point(start.timeline, max(end, start.lsn))
+
+
+def holes(facts: WalFacts, starts: Iterable[Point]) -> list[Hole]:
+    """Return every hole behind the first of ``starts`` on each timeline that has any, and on their descendants."""
+    size = facts.segment_bytes
+    begins: dict[int, Lsn] = {}
+    for start in starts:
+        begins[start.timeline] = min(begins.get(start.timeline, start.lsn), start.lsn)
+    for timeline, history in sorted(facts.histories.items()):
+        if any(entry.timeline in begins and entry.until >= begins[entry.timeline] for entry in history.ancestors):
+            begins.setdefault(timeline, history.begins)
+    found: list[Hole] = []
+    for timeline, begin in sorted(begins.items()) if size is not None else ():
+        found += [Hole(timeline, entry) for entry in _holes_on(facts, timeline, begin, size or 1)]
+    return found
+
+
+def recovery_windows(backups: list[BackupCommit], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
+    """Decide what backups (oldest first, an increment for its whole chain) and archived WAL can restore. Pure."""
+    windows = []
+    for commit in backups:
+        end = reach(facts, start_of(commit))
+        to_at = times.get(end, commit.as_of) if end is not None else commit.as_of
+        windows.append(Window(from_at=commit.as_of, to_at=max(to_at, commit.as_of)))
+    every = holes(facts, [start_of(commit) for commit in backups])
+    open_ = holes(facts, [start_of(commit) for commit in backups[-1:]])
+    return Windows(
+        windows=tuple(union(windows)),
+        gaps=tuple(str(hole) for hole in every),
+        open_gaps=tuple(str(hole) for hole in open_),
+    )
+
+
+def union(windows: Iterable[Window]) -> list[Window]:
+    """Join windows that overlap; in order."""
+    found: list[Window] = []
+    for window in sorted(windows, key=lambda entry: (entry.from_at, entry.to_at)):
+        if found and window.from_at <= found[-1].to_at:
+            found[-1] = Window(from_at=found[-1].from_at, to_at=max(found[-1].to_at, window.to_at))
+        else:
+            found.append(window)
+    return found
+
+
+def _end_on(facts: WalFacts, start: Point, size: int) -> Lsn | None:
+    """Return up to where one timeline's WAL joins ``start`` without a hole."""
+    border = start.lsn.segment_start(size)
+    end: Lsn | None = None
+    for stretch in facts.stretches(start.timeline):
+        if stretch.start <= border < stretch.end or (stretch.end == start.lsn == border):
+            end = stretch.end
+    position = facts.positions.get(start.timeline)
+    if position is not None and position.segment is not None and _pieces_are_there(facts, position):
+        partial = position.lsn.segment_start(size)
+        if partial in {border if end is None else end, end} and position.lsn > (end or border):
+            end = position.lsn
+    return end
+
+
+def _holes_on(facts: WalFacts, timeline: int, begin: Lsn, size: int) -> list[Stretch]:
+    durable, border = facts.durable(timeline), begin.segment_start(size)
+    position = facts.positions.get(timeline)
+    whole = list(facts.stretches(timeline))
+    if position is not None and position.segment is not None and _pieces_are_there(facts, position):
+        whole.append(Stretch(position.lsn.segment_start(size), position.lsn))
+    found, at = [], border
+    for stretch in wal.join(whole):
+        if stretch.end <= at:
+            continue
+        if stretch.start > at and stretch.start <= durable:
+            found.append(Stretch(at, stretch.start))
+        at = max(at, stretch.end)
+    if at < durable and begin < durable:
+        found.append(Stretch(at, durable))
+    return found
+
+
+def _pieces_are_there(facts: WalFacts, position: Position) -> bool:
+    listing = facts.timelines.get(position.timeline)
+    if listing is None:
+        return False
+    return position.segment in listing.stored or {piece.name for piece in position.pieces} <= set(listing.pieces)

@@ -1,0 +1,144 @@
+"""The far end of the network fails while WAL is streamed: the server, the line to it, or the object store."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bb_ops_tests.support.commands import BbOps, Running, bb_ops
+from bb_ops_tests.support.postgres import Build, Cluster, wait_until
+from bb_ops_tests.support.proxy import FaultyProxy
+from bb_ops_tests.support.s3 import S3Server
+from bb_ops_tests.support.wal import (
+    Client,
+    committing,
+    missing_rows,
+    restored,
+    standby_of,
+    status,
+    wait_until_archived,
+)
+
+TRUST = ("local all all trust", "local replication all trust", "host all all 127.0.0.1/32 trust")
+REPLICATION = "host replication all 127.0.0.1/32 trust"
+
+
+@pytest.fixture
+def server(wheel_18: Build, room: Path) -> Iterator[Cluster]:
+    """A server of its own with small segments, that can be reached through a proxy."""
+    cluster = Cluster(wheel_18, room / "cluster", hba=(*TRUST, REPLICATION)).create("--wal-segsize=1").start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def command(server: Cluster, room: Path) -> BbOps:
+    """The command with a full backup to stand on."""
+    command = bb_ops(room, server.build, server.url).having(BB_OPS_WAL_PARTIAL_INTERVAL_S="1")
+    command.ok("backup", "full")
+    return command
+
+
+@contextmanager
+def streaming(command: BbOps) -> Iterator[Running]:
+    with command.start("wal", "stream") as running:
+        yield running
+        os.kill(running.pid, signal.SIGTERM)
+        running.finish().expect(0)
+
+
+def test_a_line_that_is_cut_again_and_again_loses_nothing(
+    server: Cluster, command: BbOps, wheel_18: Build, room: Path
+) -> None:
+    client = Client(server, filler=4000)
+    with FaultyProxy(server.port) as proxy:
+        through = command.having(DATABASE_URL=f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres")
+        with streaming(through), committing(server, client):
+            for _ in range(4):
+                time.sleep(1.5)
+                proxy.break_now()
+                time.sleep(0.3)
+                proxy._gone = False
+            time.sleep(1)
+            client.stop()
+            wait_until_archived(command)
+        assert proxy.connections > 6
+    with restored(command, wheel_18, room) as socket:
+        assert missing_rows(client, socket) == []
+
+
+def test_an_object_store_that_is_cut_for_seconds_loses_nothing(
+    server: Cluster, command: BbOps, wheel_18: Build, room: Path
+) -> None:
+    (room / "s3").mkdir()
+    s3 = S3Server(room / "s3").start()
+    client = Client(server, filler=4000)
+    try:
+        bucket = s3.make_bucket()
+        with FaultyProxy(s3.port) as proxy:
+            there = command.having(
+                BB_OPS_REPOSITORY=f"s3://{bucket}/bb_ops",
+                BB_OPS_S3_ENDPOINT_URL=f"http://127.0.0.1:{proxy.port}",
+                BB_OPS_S3_ACCESS_KEY_ID=s3.access_key_id,
+                BB_OPS_S3_SECRET_ACCESS_KEY=s3.secret_access_key,
+            )
+            there.ok("backup", "full")
+            with streaming(there), committing(server, client):
+                time.sleep(2)
+                proxy.break_now()
+                time.sleep(8)
+                assert status(there)["lag_s"] is None, "a store that does not answer has no known lag"
+                proxy._gone = False
+                time.sleep(1)
+                client.stop()
+                wait_until_archived(there)
+            with restored(there, wheel_18, room) as socket:
+                assert missing_rows(client, socket) == []
+    finally:
+        s3.stop()
+
+
+def test_a_server_can_stop_while_the_store_is_away(server: Cluster, command: BbOps, room: Path) -> None:
+    repository, aside = room / "repository", room / "aside"
+    with command.start("wal", "stream") as running:
+        server.execute("CREATE TABLE a AS SELECT g FROM generate_series(1, 100) g")
+        wait_until_archived(command)
+        repository.rename(aside)
+        repository.write_text("not a directory", encoding="utf-8")
+        server.execute("INSERT INTO a SELECT repeat('1', 5)::int FROM generate_series(1, 20000)")
+        time.sleep(3)
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < 40
+        repository.unlink()
+        aside.rename(repository)
+        server.start()
+        wait_until_archived(command)
+        os.kill(running.pid, signal.SIGTERM)
+        running.finish().expect(0)
+
+
+def test_a_server_that_lost_its_timeline_history_is_refused_in_one_line(
+    server: Cluster, command: BbOps, room: Path
+) -> None:
+    standby = standby_of(server, room / "standby")
+    try:
+        standby.execute("SELECT pg_promote()")
+        wait_until((standby.data / "pg_wal" / "00000002.history").exists, "it was not promoted")
+        (standby.data / "pg_wal" / "00000002.history").unlink()
+        answer = command.having(DATABASE_URL=standby.url).run("wal", "stream").expect(2)
+        assert "history" in answer.complaint
+        assert not list((room / "repository").rglob("00000002*"))
+        assert standby.value("SELECT count(*) FROM pg_replication_slots") == 0
+    finally:
+        standby.stop()
+
+
+def test_status_shows_unknown_where_nothing_answers(command: BbOps, room: Path) -> None:
+    unreachable = command.having(DATABASE_URL=f"postgresql://postgres@/postgres?host={room}/nowhere")
+    found = unreachable.run("wal", "status", "--json").expect(4).document
+    assert [found[name] for name in ("lag_s", "lag_bytes", "slot_active", "retained_bytes")] == [None] * 4

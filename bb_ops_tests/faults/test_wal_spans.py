@@ -1,0 +1,156 @@
+"""Sealed spans and windows on a real server: they join, they end at a hole, they reach the other region."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bb_ops_tests.support.commands import BbOps, bb_ops
+from bb_ops_tests.support.postgres import Build, Cluster
+from bb_ops_tests.support.wal import Client, committing, missing_rows, restored, wait_until_archived
+
+
+@pytest.fixture
+def server(wheel_18: Build, room: Path) -> Iterator[Cluster]:
+    """A server of its own with small segments."""
+    cluster = Cluster(wheel_18, room / "cluster").create("--wal-segsize=1").start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def command(server: Cluster, room: Path) -> BbOps:
+    """The command with a full backup to stand on."""
+    command = bb_ops(room, server.build, server.url).having(BB_OPS_WAL_PARTIAL_INTERVAL_S="1")
+    command.ok("backup", "full")
+    return command
+
+
+def write_some(server: Cluster) -> None:
+    server.execute(
+        "CREATE TABLE IF NOT EXISTS bulk (t text);;"
+        "INSERT INTO bulk SELECT repeat('x', 900) FROM generate_series(1, 4000)"
+    )
+
+
+def region(command: BbOps, name: str = "primary") -> dict[str, Any]:
+    answer = command.run("backup", "status", "--json")
+    assert answer.returncode in {0, 4}
+    return next(entry for entry in answer.document["regions"] if entry["name"] == name)
+
+
+def segments(repository: Path) -> list[Path]:
+    return sorted(path for path in repository.rglob("wal/*/*.zst.age") if ".partial." not in path.name)
+
+
+def test_spans_join_one_another_and_the_window_grows(server: Cluster, command: BbOps) -> None:
+    found = []
+    for _ in range(3):
+        write_some(server)
+        found.append(command.ok("backup", "incremental", "--wal-only", "--json").document)
+    assert all(
+        {"id", "kind", "engine", "slot", "size_bytes", "stored_bytes", "duration_s", "peak_memory_bytes"} <= set(each)
+        for each in found
+    )
+    assert found[1]["from_lsn"] == found[0]["to_lsn"]
+    assert found[2]["from_lsn"] == found[1]["to_lsn"]
+    assert found[2]["spans"][0]["continues"] == found[1]["id"]
+    (window,) = region(command)["windows"]
+    assert window["to_at"] == found[2]["spans"][-1]["to_at"]
+    assert window["from_at"] < found[0]["to_at"]
+    assert region(command)["gaps"] == []
+
+
+def test_a_span_is_sealed_beside_a_running_streamer(server: Cluster, command: BbOps) -> None:
+    with command.start("wal", "stream") as running:
+        write_some(server)
+        done = command.ok("backup", "incremental", "--wal-only", "--json").document
+        assert running.alive
+        os.kill(running.pid, signal.SIGTERM)
+        running.finish().expect(0)
+    assert done["size_bytes"] >= 3 << 20
+    assert region(command)["gaps"] == []
+
+
+def test_a_deleted_segment_ends_the_window_until_the_next_full_backup(
+    server: Cluster, command: BbOps, room: Path
+) -> None:
+    write_some(server)
+    command.ok("backup", "incremental", "--wal-only")
+    write_some(server)
+    command.ok("backup", "incremental", "--wal-only")
+    before = region(command)
+    lost = segments(room / "repository")[-2]
+    lost.unlink()
+    answer = command.run("backup", "status", "--json").expect(4)
+    after = region(command)
+    assert len(after["gaps"]) == 1
+    assert after["gaps"] == after["open_gaps"]
+    assert after["windows"][-1]["to_at"] < before["windows"][-1]["to_at"]
+    assert answer.document["healthy"] is False
+    command.ok("backup", "full")
+    write_some(server)
+    command.ok("backup", "incremental", "--wal-only")
+    assert region(command)["open_gaps"] == []
+    assert len(region(command)["windows"]) == 2
+
+
+def test_wal_lost_before_it_was_sealed_is_recorded_and_exits_4(server: Cluster, command: BbOps, room: Path) -> None:
+    with command.start("wal", "stream") as running:
+        write_some(server)
+        wait_until_archived(command)
+        segments(room / "repository")[-2].unlink()
+        answer = command.run("backup", "incremental", "--wal-only", "--json").expect(4)
+        os.kill(running.pid, signal.SIGTERM)
+        running.finish().expect(0)
+    assert len(answer.document["gaps"]) == 1
+    assert len(list((room / "repository").rglob("gap-*.json"))) == 1
+
+
+def test_a_damaged_segment_is_found_and_not_copied(server: Cluster, command: BbOps, room: Path) -> None:
+    write_some(server)
+    command.ok("backup", "incremental", "--wal-only")
+    damaged = segments(room / "repository")[-2]
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    answer = command.run("sync", "incremental", "--json").expect(5)
+    assert damaged.name in " ".join(answer.document["failed"])
+    assert not (room / "replica" / damaged.relative_to(room / "repository")).exists()
+
+
+def test_the_other_region_restores_what_was_copied(
+    server: Cluster, command: BbOps, wheel_18: Build, room: Path
+) -> None:
+    client = Client(server, filler=2000)
+    with committing(server, client):
+        write_some(server)
+        command.ok("backup", "incremental", "--wal-only")
+        write_some(server)
+    command.ok("backup", "incremental", "--wal-only")
+    done = command.ok("sync", "incremental", "--json").document
+    assert done["wal"][0]["copied"] > 4
+    again = command.ok("sync", "full", "--json").document
+    assert again["wal"][0]["copied"] == 0
+    assert again["wal"][0]["verified"] == done["wal"][0]["copied"]
+    primary, replica = region(command), region(command, "replica")
+    assert replica["windows"] == primary["windows"]
+    assert replica["gaps"] == []
+    with restored(command, wheel_18, room, region="replica") as socket:
+        assert missing_rows(client, socket) == []
+
+
+def test_one_file_is_fetched_as_restore_command_asks(server: Cluster, command: BbOps, room: Path) -> None:
+    write_some(server)
+    command.ok("backup", "incremental", "--wal-only")
+    name = segments(room / "repository")[-1].name.partition(".")[0]
+    command.ok("wal", "fetch", name, room / "out")
+    assert (room / "out").stat().st_size == 1 << 20
+    command.run("wal", "fetch", "0000000100000099000000AA", room / "none").expect(1)
+    command.run("wal", "fetch", "00000002.history", room / "none").expect(1)
+    blind = command.having(BB_OPS_AGE_IDENTITY_FILE=None)
+    assert blind.run("wal", "fetch", name, room / "none").returncode >= 126
+    assert not (room / "none").exists()
