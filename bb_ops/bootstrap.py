@@ -6,7 +6,7 @@ from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
 from bb_ops.backup.incremental import IncrementalBackupOptions
-from bb_ops.backup.wal import WalOptions
+from bb_ops.backup.wal_options import WalOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError

@@ -10,7 +10,7 @@ from bb_ops.backup.incremental import (
     take_incremental_backup,
 )
 from bb_ops.backup.physical import SourceFacts, read_source, take_backup
-from bb_ops.backup.wal import WalOptions
+from bb_ops.backup.wal_options import WalOptions
 from bb_ops.backup.wal_span import Incremental, IncrementalPlan, plan_incremental, take_incremental
 from bb_ops.clock import Clock
 from bb_ops.dsn import Dsn

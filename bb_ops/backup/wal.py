@@ -6,11 +6,12 @@ recorded in the repository, and compares what it receives again with what is arc
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 
 from bb_ops.backup.wal_observer import Observer
-from bb_ops.backup.wal_writer import Archive, Segment, WalWriter
+from bb_ops.backup.wal_options import WalOptions, slot_name
+from bb_ops.backup.wal_segment import Archive, Segment
+from bb_ops.backup.wal_writer import WalWriter
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import AlreadyExists, BackupFailed, RepositoryMissing, ServerUnusable, StoreFailed
@@ -18,7 +19,7 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.replication import SystemIdentity
 from bb_ops.postgres.timelines import History, parse_history
 from bb_ops.postgres.wal_stream import KeepAlive, SlotState, TimelineEnd, WalAhead, WalConnection, WalData, WalRemoved
-from bb_ops.repository import wal
+from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Gap, Position
@@ -38,23 +39,6 @@ _LET_GO_S = 10.0
 
 
 @dataclass(frozen=True)
-class WalOptions:
-    """How to stream.
-
-    Attributes:
-        partial_interval_s: How often the unfinished segment is stored: the most that a lost server costs, about.
-        retained_limit_bytes: Above this the server is said to keep too much for us.
-        compression_level: zstd level.
-        scratch: Where segments above 64 MiB are collected; the system's temporary directory when None.
-    """
-
-    partial_interval_s: float
-    retained_limit_bytes: int
-    compression_level: int
-    scratch: Path | None
-
-
-@dataclass(frozen=True)
 class _Start:
     """Where a session begins.
 
@@ -67,11 +51,6 @@ class _Start:
     start: Lsn
     position: Position | None
     durable: Lsn
-
-
-def slot_name(cluster: str) -> str:
-    """Return the name of the permanent slot of a cluster (PostgreSQL allows letters, digits and underscores)."""
-    return "bb_ops_" + "".join(letter if letter.isalnum() else "_" for letter in cluster)[:50]
 
 
 class WalStreamer:
@@ -207,7 +186,7 @@ class _Session:
         self._refuse_other_major()
         history = self._history(self._source.identity.timeline)
         slot = self._open_slot()  # only now: a slot on a server that is refused would hold its WAL for ever
-        known = wal.newest_position(self._archive.repository, self._archive.system_id)
+        known = wal_reader.newest_position(self._archive.repository, self._archive.system_id)
         if known is None:
             return self._first_start(slot, history)
         timeline = known.timeline
@@ -221,7 +200,7 @@ class _Session:
             return self._branch(history)
         if until is not None and known.lsn >= until:
             following = history.after(timeline)
-            position = wal.timeline_position(self._archive.repository, self._archive.system_id, following)
+            position = wal_reader.timeline_position(self._archive.repository, self._archive.system_id, following)
             return _Start(following, until.segment_start(self._size), position, until)
         start = known.lsn.segment_start(self._size)
         if slot.restart_lsn is not None and slot.restart_timeline in {None, timeline}:
@@ -280,7 +259,7 @@ class _Session:
         return self._histories[timeline]
 
     def _refuse_other_major(self) -> None:
-        known = wal.newest_position(self._archive.repository, self._archive.system_id)
+        known = wal_reader.newest_position(self._archive.repository, self._archive.system_id)
         if known is not None and known.server_major != self._archive.server_major:
             raise _Refused(
                 f"PostgreSQL at {self._source.dsn} is version {self._archive.server_major}, and the archive of this "

@@ -8,8 +8,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bb_ops.backup.wal import WalOptions
-from bb_ops.backup.wal_writer import Archive, Segment, WalWriter
+from bb_ops.backup.wal_options import WalOptions
+from bb_ops.backup.wal_segment import Archive, Segment
+from bb_ops.backup.wal_writer import WalWriter
 from bb_ops.clock import Clock
 from bb_ops.errors import BbOpsError, IntegrityError, ServerUnusable, StoreFailed
 from bb_ops.files import make_directory, write_atomic

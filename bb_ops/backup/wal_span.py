@@ -16,7 +16,8 @@ from threading import Event, Timer
 import psycopg
 
 from bb_ops import __version__
-from bb_ops.backup.wal import WalOptions, WalStreamer
+from bb_ops.backup.wal import WalStreamer
+from bb_ops.backup.wal_options import WalOptions
 from bb_ops.clock import Clock, Stopwatch, sleep
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BackupFailed, BbOpsError, FindingsPresent, IntegrityError, Locked, ServerUnusable
@@ -25,7 +26,7 @@ from bb_ops.postgres.cluster import ServerFacts, read_facts, refusals
 from bb_ops.postgres.connection import connect
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.wal_stream import WalConnection
-from bb_ops.repository import wal, windows
+from bb_ops.repository import wal, wal_reader, windows
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Gap, Receipt, Span, SpanSegment, Stretch
@@ -101,7 +102,7 @@ def plan_incremental(dsn: Dsn, repository: Repository, clock: Clock) -> Incremen
     server = read_facts(dsn)
     with WalConnection(dsn) as connection:
         identity = connection.identify()
-    position = wal.newest_position(repository, identity.system_id)
+    position = wal_reader.newest_position(repository, identity.system_id)
     return IncrementalPlan(
         slot=hourly_slot(clock.now()),
         server=str(dsn),
@@ -192,7 +193,7 @@ def _wait_until_durable(  # noqa: PLR0913 - one fact each
 
 
 def _is_durable(repository: Repository, system_id: str, target: Lsn) -> bool:
-    position = wal.newest_position(repository, system_id)
+    position = wal_reader.newest_position(repository, system_id)
     return position is not None and position.lsn >= target
 
 

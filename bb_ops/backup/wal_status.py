@@ -2,12 +2,12 @@
 
 from pydantic import AwareDatetime
 
-from bb_ops.backup.wal import WalOptions, slot_name
 from bb_ops.backup.wal_observer import Observation, observe_once
+from bb_ops.backup.wal_options import WalOptions, slot_name
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError
 from bb_ops.findings import Value
-from bb_ops.repository import wal
+from bb_ops.repository import wal_reader
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Position
 
@@ -91,6 +91,6 @@ def _judge(status: WalStatus, server: Observation | None, options: WalOptions) -
 
 def _position(repository: Repository) -> Position | None:
     repository.open()
-    positions = [wal.newest_position(repository, system) for system in repository.system_ids()]
+    positions = [wal_reader.newest_position(repository, system) for system in repository.system_ids()]
     found = [entry for entry in positions if entry is not None]
     return max(found, key=lambda entry: entry.written_ms, default=None)

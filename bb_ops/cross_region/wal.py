@@ -13,9 +13,10 @@ from bb_ops.clock import Stopwatch
 from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, KeyRejected
 from bb_ops.findings import Value
 from bb_ops.progress import Progress
-from bb_ops.repository import wal
+from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Gap, Receipt, ReceiptReader, Span, Stretch, TimelineWal, WalRecord
+from bb_ops.repository.wal import Gap, Receipt, Span, Stretch, TimelineWal, WalRecord
+from bb_ops.repository.wal_reader import ReceiptReader
 from bb_ops.storage.sealed import Expected, verify_stored
 
 _THREADS = 4
@@ -53,8 +54,8 @@ def copy_wal(
     first_error: BbOpsError | None = None
     for system_id in source.system_ids():
         work = _Work(source, destination, system_id, progress)
-        timelines = wal.read_timelines(source, system_id)
-        there = wal.read_timelines(destination, system_id)
+        timelines = wal_reader.read_timelines(source, system_id)
+        there = wal_reader.read_timelines(destination, system_id)
         for timeline, listing in timelines.items():
             work.timeline(listing, there.get(timeline) or TimelineWal(timeline), verify_all=verify_all)
         if timelines:
@@ -85,7 +86,7 @@ class _Work:
         )
 
     def timeline(self, here: TimelineWal, there: TimelineWal, *, verify_all: bool) -> None:
-        size = wal.segment_size(self._source, self._system_id, here)
+        size = wal_reader.segment_size(self._source, self._system_id, here)
         if here.history and not there.history:
             self._copy_history(here)
         if size is None:

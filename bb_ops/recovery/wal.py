@@ -10,7 +10,7 @@ from bb_ops.files import fsync_directory, make_directory, partial_path
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.timelines import history_name
-from bb_ops.repository import wal
+from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Position, Receipt, TimelineWal
 from bb_ops.storage.sealed import open_sealed
@@ -58,13 +58,13 @@ def fetch_all(repository: Repository, system_id: str, directory: Path, start: Ls
     make_directory(directory)
     files: list[str] = []
     newest: Position | None = None
-    for timeline, listing in wal.read_timelines(repository, system_id).items():
-        position = wal.timeline_position(repository, system_id, timeline)
+    for timeline, listing in wal_reader.read_timelines(repository, system_id).items():
+        position = wal_reader.timeline_position(repository, system_id, timeline)
         newest = position or newest
         if listing.history:
             files.append(_fetch_history(repository, system_id, timeline, directory))
-        size = wal.segment_size(repository, system_id, listing) or 1
-        reader = wal.ReceiptReader(repository, listing, system_id, size)
+        size = wal_reader.segment_size(repository, system_id, listing) or 1
+        reader = wal_reader.ReceiptReader(repository, listing, system_id, size)
         for name in sorted(listing.stored):
             receipt = reader.receipt(name)
             if receipt is None:
@@ -93,17 +93,17 @@ def fetch_file(repository: Repository, system_id: str, name: str, path: Path) ->
     timeline = _timeline_of(name)
     if name == history_name(timeline):
         listing = TimelineWal(timeline)
-        receipt = wal.read_receipt(repository, listing, system_id, name, 1)
+        receipt = wal_reader.read_receipt(repository, listing, system_id, name, 1)
         if receipt is not None:
             _write(repository, receipt, path)
         return receipt is not None
     spans = _spans(repository, system_id, timeline)
-    size = wal.segment_size(repository, system_id, spans) or 1
-    receipt = wal.read_receipt(repository, spans, system_id, name, size)
+    size = wal_reader.segment_size(repository, system_id, spans) or 1
+    receipt = wal_reader.read_receipt(repository, spans, system_id, name, size)
     if receipt is not None:
         _write(repository, receipt, path)
         return True
-    position = wal.timeline_position(repository, system_id, timeline)
+    position = wal_reader.timeline_position(repository, system_id, timeline)
     if position is not None and position.segment == name:
         _assemble(repository, position, path)
         return True
@@ -125,7 +125,7 @@ def _spans(repository: Repository, system_id: str, timeline: int) -> TimelineWal
 
 def _fetch_history(repository: Repository, system_id: str, timeline: int, directory: Path) -> str:
     name = history_name(timeline)
-    receipt = wal.read_receipt(repository, TimelineWal(timeline), system_id, name, 1)
+    receipt = wal_reader.read_receipt(repository, TimelineWal(timeline), system_id, name, 1)
     if receipt is None:
         raise IntegrityError(f"{repository.store.url}: the receipt of {name} is gone")
     _write(repository, receipt, directory / name)

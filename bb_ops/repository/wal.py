@@ -5,7 +5,6 @@ seal that took the receipt's place. What is named by neither is a leftover.
 """
 
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -315,16 +314,6 @@ def segment_position(name: str, segment_bytes: int) -> Lsn:
     return Lsn(segment_number(name, segment_bytes) * segment_bytes)
 
 
-def read_timelines(repository: Repository, system_id: str) -> dict[int, TimelineWal]:
-    """List the WAL of a system, by timeline; reads no object."""
-    prefix = wal_prefix(repository.cluster, system_id)
-    names: dict[str, list[str]] = defaultdict(list)
-    at = len(prefix)
-    for info in repository.store.objects(prefix):
-        names[info.key[at : at + _TIMELINE_DIGITS]].append(info.key[at + _TIMELINE_DIGITS + 1 :])
-    return {int(timeline, 16): sort_names(int(timeline, 16), found) for timeline, found in sorted(names.items())}
-
-
 def sort_names(timeline: int, names: Iterable[str]) -> TimelineWal:
     """Sort the names below one timeline's prefix. Pure."""
     wal = TimelineWal(timeline)
@@ -345,88 +334,6 @@ def sort_names(timeline: int, names: Iterable[str]) -> TimelineWal:
         elif name == f"{timeline:08X}.history.json":
             wal.history = True
     return wal
-
-
-def newest_position(repository: Repository, system_id: str) -> Position | None:
-    """Return how far the newest timeline's WAL is durable; None where nothing was archived."""
-    folders = repository.store.children(wal_prefix(repository.cluster, system_id))
-    for folder in sorted(folders, reverse=True):
-        position = timeline_position(repository, system_id, int(folder, 16))
-        if position is not None:
-            return position
-    return None
-
-
-def timeline_position(repository: Repository, system_id: str, timeline: int) -> Position | None:
-    """Return how far one timeline's WAL is durable, by its newest record."""
-    for _ in range(3):  # a writer removes old records while we look
-        keys = [
-            info.key for info in repository.store.objects(positions_prefix(repository.cluster, system_id, timeline))
-        ]
-        if not keys:
-            return None
-        position = read_record(repository, keys[-1], Position)
-        if position is not None:
-            return position
-    return None
-
-
-class ReceiptReader:
-    """Reads what is recorded of segments: in their receipts, or in the spans that sealed them, each read once."""
-
-    def __init__(self, repository: Repository, wal: TimelineWal, system_id: str, segment_bytes: int) -> None:
-        """Name the timeline, by its listing."""
-        self._repository = repository
-        self._wal = wal
-        self._system_id = system_id
-        self._segment_bytes = segment_bytes
-        self._spans: dict[Stretch, dict[str, Receipt]] = {}
-
-    def receipt(self, name: str) -> Receipt | None:
-        """Return what is recorded of a segment or history file; None where nothing is.
-
-        Raises:
-            IntegrityError, KeyRejected: the record is damaged or forged.
-        """
-        cluster, timeline = self._repository.cluster, self._wal.timeline
-        if name in self._wal.receipts or not self._wal.spans:
-            receipt = read_record(self._repository, receipt_key(cluster, self._system_id, timeline, name), Receipt)
-            if receipt is not None or not self._wal.spans:
-                return receipt
-        for stretch in self._wal.spans:
-            if stretch.start <= segment_position(name, self._segment_bytes) < stretch.end:
-                return self._of_span(stretch).get(name)
-        return read_record(self._repository, receipt_key(cluster, self._system_id, timeline, name), Receipt)
-
-    def _of_span(self, stretch: Stretch) -> dict[str, Receipt]:
-        if stretch not in self._spans:
-            key = span_key(self._repository.cluster, self._system_id, self._wal.timeline, stretch.start, stretch.end)
-            span = read_record(self._repository, key, Span)
-            entries = span.segments if span is not None else ()
-            self._spans[stretch] = {entry.name: span.receipt(entry) for entry in entries if span is not None}
-        return self._spans[stretch]
-
-
-def read_receipt(repository: Repository, wal: TimelineWal, system_id: str, name: str, size: int) -> Receipt | None:
-    """Return what is recorded of one segment, in its receipt or in the span that sealed it; None where nothing is."""
-    return ReceiptReader(repository, wal, system_id, size).receipt(name)
-
-
-def segment_size(repository: Repository, system_id: str, listing: TimelineWal) -> int | None:
-    """Return the size of a timeline's segments, from any record of it; None where nothing is recorded."""
-    position = timeline_position(repository, system_id, listing.timeline)
-    if position is not None:
-        return position.segment_bytes
-    for name in sorted(listing.receipts)[:1]:
-        receipt = read_record(repository, receipt_key(repository.cluster, system_id, listing.timeline, name), Receipt)
-        if receipt is not None:
-            return receipt.raw_size_bytes
-    for stretch in listing.spans[:1]:
-        key = span_key(repository.cluster, system_id, listing.timeline, stretch.start, stretch.end)
-        span = read_record(repository, key, Span)
-        if span is not None:
-            return span.segment_bytes
-    return None
 
 
 def write_record(repository: Repository, record: WalRecord) -> bytes:

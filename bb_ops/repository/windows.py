@@ -13,7 +13,7 @@ from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.timelines import History
-from bb_ops.repository import wal
+from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.catalog import Catalog
 from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.repository import Repository
@@ -109,13 +109,13 @@ def read_facts(repository: Repository, system_id: str) -> WalFacts:
     for folder in repository.store.children(prefix):
         timeline = int(folder, 16)
         try:
-            position = wal.timeline_position(repository, system_id, timeline)
+            position = wal_reader.timeline_position(repository, system_id, timeline)
         except (IntegrityError, KeyRejected) as error:
             facts.damaged.append(error)
             continue
         if position is not None:
             facts.positions[timeline] = position
-    facts.timelines = wal.read_timelines(repository, system_id)
+    facts.timelines = wal_reader.read_timelines(repository, system_id)
     for timeline, listing in facts.timelines.items():
         try:
             if listing.history:
@@ -124,7 +124,7 @@ def read_facts(repository: Repository, system_id: str) -> WalFacts:
                 if receipt is not None and receipt.ancestors:
                     facts.histories[timeline] = History(timeline, receipt.ancestors)
             if facts.segment_bytes is None:
-                facts.segment_bytes = wal.segment_size(repository, system_id, listing)
+                facts.segment_bytes = wal_reader.segment_size(repository, system_id, listing)
         except (IntegrityError, KeyRejected) as error:
             facts.damaged.append(error)
     return facts
@@ -164,7 +164,7 @@ def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -
             if at is not None or listing is None or size is None or border < size:
                 break
             name = segment_name(end.timeline, border, size)
-            receipt = wal.read_receipt(repository, listing, facts.system_id, name, size)
+            receipt = wal_reader.read_receipt(repository, listing, facts.system_id, name, size)
             at = receipt.at if receipt is not None else None
             border = Lsn(border - size)
         if at is not None:

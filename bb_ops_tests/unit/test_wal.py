@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bb_ops.backup.wal import slot_name
 from bb_ops.backup.wal_observer import Observation
+from bb_ops.backup.wal_options import slot_name
 from bb_ops.backup.wal_status import combine
 from bb_ops.backup.wal_writer import merge
 from bb_ops.errors import IntegrityError
