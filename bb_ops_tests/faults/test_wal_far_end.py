@@ -46,6 +46,7 @@ def command(server: Cluster, room: Path) -> BbOps:
 @contextmanager
 def streaming(command: BbOps) -> Iterator[Running]:
     with command.start("wal", "stream") as running:
+        wait_until(lambda: status(command)["archived_to_lsn"] is not None, "the streamer did not begin", 60)
         yield running
         os.kill(running.pid, signal.SIGTERM)
         running.finish().expect(0)
