@@ -67,6 +67,7 @@ def test_spans_join_one_another_and_the_window_grows(server: Cluster, command: B
 def test_a_span_is_sealed_beside_a_running_streamer(server: Cluster, command: BbOps) -> None:
     with command.start("wal", "stream") as running:
         write_some(server)
+        wait_until_archived(command)
         done = command.ok("backup", "incremental", "--wal-only", "--json").document
         assert running.alive
         os.kill(running.pid, signal.SIGTERM)
