@@ -103,7 +103,7 @@ def are_up(directory: Path) -> bool:
     return len(servers) == 4 and all(each.pid is not None and each.answers for each in servers)
 
 
-def eventually(question: Callable[[], bool], timeout_s: float = 15) -> bool:
+def eventually(question: Callable[[], bool], timeout_s: float = 60) -> bool:
     deadline = time.monotonic() + timeout_s
     while not question():
         if time.monotonic() > deadline:
