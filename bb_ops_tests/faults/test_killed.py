@@ -19,7 +19,7 @@ def test_a_backup_killed_at_ten_moments_is_never_listed_and_blocks_nothing(
     source: Cluster, command: BbOps, slow: BbOps, room: Path
 ) -> None:
     whole_s = slow.ok("backup", "full").duration_s
-    assert whole_s > 1.5, "too quick to be caught at its work"
+    assert whole_s > 1.0, "too quick to be caught at its work"
     command.ok("sync", "incremental")
     listed, killed_at_work = 1, 0
     for moment in range(MOMENTS):
