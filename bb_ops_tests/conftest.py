@@ -1,6 +1,7 @@
 """Rules that hold for every test: what may be missing, and what is left behind."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ _LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark, and prepare the count of what is left out."""
+    """Declare the mark, prepare the count of what is left out, and make a stop an orderly one."""
     words = ", ".join(SYSTEM_PROGRAMS)
     config.addinivalue_line("markers", f"requires(*programs): system programs that the test needs; one of {words}")
     config.stash[_LEFT_OUT] = Counter()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops the tests gets everything cleaned up
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

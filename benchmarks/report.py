@@ -1,5 +1,6 @@
 """Medians, ratios and targets of a comparison, as tables for people and as one document for programs."""
 
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ def tables(samples: Sequence[Sample], raw_bytes: int) -> str:
         counted = [sample for sample in samples if sample.action == action and sample.round_number]
         lines += ["", f"{action}: median (lowest-highest) of {max(s.round_number for s in counted)} rounds", ""]
         lines += _aligned([_HEADER, *(_row(samples, action, name, raw_bytes) for name in _names(counted))])
+    loads = [sample.load for sample in samples]
+    lines += ["", f"load average before the runs: {_spread(loads)} on {os.cpu_count()} CPUs"]
     lines += ["", "targets", ""]
     lines += _aligned(
         [(target.text, f"{target.measured:.2f}", "met" if target.met else "MISSED") for target in targets(samples)]

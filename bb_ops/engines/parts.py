@@ -82,10 +82,17 @@ class PartWriter:
         self._finisher.shutdown(wait=True, cancel_futures=True)
         with ExitStack() as stack:  # one that fails does not keep the others
             stack.callback(self._pool.shutdown, cancel_futures=True)
+            stack.callback(self._remove_unfinished)
             for entry in self._objects:
                 stack.callback(self._store.delete, self._prefix + entry.name)
             for writer in self._unfinished:
                 stack.callback(writer.abandon)
+
+    def _remove_unfinished(self) -> None:
+        """Remove writes that an interrupt cut off before we could note them."""
+        for leftover in self._store.unfinished():
+            if leftover.key.startswith(self._prefix):
+                self._store.remove_unfinished(leftover)
 
     def _begin_member(self, member: Member, header: bytes) -> None:
         if self._part_bytes and self._part_bytes + member.padded_bytes > self._part_size_bytes:

@@ -32,4 +32,4 @@ def command(source: Cluster, room: Path) -> BbOps:
 @pytest.fixture
 def slow(command: BbOps) -> BbOps:
     """The same, but a backup takes seconds and has about fifty parts."""
-    return command.having(BB_OPS_PART_SIZE_MIB="1", BB_OPS_COMPRESSION_LEVEL="12", BB_OPS_COMPRESSION_THREADS="1")
+    return command.having(BB_OPS_PART_SIZE_MIB="1", BB_OPS_COMPRESSION_LEVEL="15", BB_OPS_COMPRESSION_THREADS="1")

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError
 from dotenv import dotenv_values
+from mypy_boto3_s3 import S3Client
 
 from bb_ops import process
 from bb_ops.demo import accounts, credentials, folder, model, object_stores, postgres, programs, world
@@ -103,7 +104,15 @@ def are_up(directory: Path) -> bool:
     return len(servers) == 4 and all(each.pid is not None and each.answers for each in servers)
 
 
-def eventually(question: Callable[[], bool], timeout_s: float = 15) -> bool:
+def read_object(store: S3Client, bucket: str, key: str) -> bytes | None:
+    """Read an object; None while the server, which answers already, still collects its volumes."""
+    try:
+        return store.get_object(Bucket=bucket, Key=key)["Body"].read()
+    except ClientError:
+        return None
+
+
+def eventually(question: Callable[[], bool], timeout_s: float = 60) -> bool:
     deadline = time.monotonic() + timeout_s
     while not question():
         if time.monotonic() > deadline:
@@ -171,7 +180,7 @@ def test_everything_comes_back_after_a_power_cut(demo: World, known: Credentials
         kill(victim)
     again = world.up(demo.directory, size="small", say=quiet)
     with closing(object_stores.client(again.regions[0], known.regions[region.name])) as store:
-        assert store.get_object(Bucket=region.bucket, Key="kept")["Body"].read() == b"kept"
+        assert eventually(lambda: read_object(store, region.bucket, "kept") == b"kept")
     assert are_up(demo.directory)
 
 
