@@ -16,7 +16,7 @@ from bb_ops.postgres.replication import SystemIdentity
 from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.ids import BackupId, BackupKind, SlotKey, daily_slot, new_backup_id
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def plan_full_backup(dsn: Dsn, repository: Repository, options: FullBackupOption
 
 def take_full_backup(
     dsn: Dsn, repository: Repository, options: FullBackupOptions, clock: Clock, progress: Progress
-) -> BackupCommit:
+) -> PhysicalCommit:
     """Take a full backup. It exists once this returns; a crash before leaves only uncommitted objects.
 
     Raises:
@@ -170,10 +170,10 @@ def _commit(  # noqa: PLR0913 - one fact each
     repository: Repository,
     clock: Clock,
     watch: Stopwatch,
-) -> BackupCommit:
+) -> PhysicalCommit:
     stopped_at = clock.now()
     fingerprints_s = taken.fingerprints.duration_s if taken.fingerprints else 0.0
-    return BackupCommit(
+    return PhysicalCommit(
         id=backup_id,
         kind=BackupKind.FULL,
         engine=NAME,

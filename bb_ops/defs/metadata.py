@@ -5,14 +5,14 @@ import dagster as dg
 from bb_ops.cross_region.transfer import CopiedBackup
 from bb_ops.findings import Outcome
 from bb_ops.repository.ids import slot_window
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level, Proof
 
 _MV = dg.MetadataValue
 Metadata = dict[str, dg.MetadataValue]
 
 
-def backup_metadata(commit: BackupCommit, url: str) -> Metadata:
+def backup_metadata(commit: PhysicalCommit, url: str) -> Metadata:
     """Describe a backup."""
     return {
         "backup_id": _MV.text(commit.id),

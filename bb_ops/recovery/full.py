@@ -22,7 +22,7 @@ from bb_ops.recovery.restore import (
 )
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level, Step
 from bb_ops.repository.repository import Repository
 
@@ -96,7 +96,7 @@ def plan_full(repository: Repository, entry: CatalogEntry, options: RecoverOptio
         TargetRefused: the directory is not empty, in use, unreachable or too small.
         UsageError: the port is in use.
     """
-    commit = entry.commit
+    commit = entry.physical
     _refuse_damage(repository, entry)
     if options.start and not port_is_free(options.port):
         raise UsageError(f"port {options.port} is in use: choose another one with --port")
@@ -124,7 +124,7 @@ def recover_full(
         IntegrityError: the backup is damaged; the directory cannot be started.
         KeyRejected: our identities do not open it.
     """
-    watch, commit = Stopwatch(), entry.commit
+    watch, commit = Stopwatch(), entry.physical
     plan_full(repository, entry, options)
     target = _target(commit, options)
     owner = target.owner
@@ -150,11 +150,11 @@ def recover_full(
     ), climb.error
 
 
-def _target(commit: BackupCommit, options: RecoverOptions) -> Target:
+def _target(commit: PhysicalCommit, options: RecoverOptions) -> Target:
     return check_target(options.into, server_account(options.server_user), needed_bytes(commit), _oids(commit))
 
 
-def _oids(commit: BackupCommit) -> tuple[int, ...]:
+def _oids(commit: PhysicalCommit) -> tuple[int, ...]:
     return tuple(space.oid for space in commit.tablespaces)
 
 
@@ -168,7 +168,7 @@ def _refuse_damage(repository: Repository, entry: CatalogEntry) -> None:
 def _check_and_start(  # noqa: PLR0913 - one fact each
     climb: Climb,
     restored: Restored,
-    commit: BackupCommit,
+    commit: PhysicalCommit,
     options: RecoverOptions,
     owner: Account | None,
     programs: Programs | None,

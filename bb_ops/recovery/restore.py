@@ -15,7 +15,7 @@ from bb_ops.postgres.fingerprint import Fingerprints
 from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
 from bb_ops.recovery.target import Target, prepare_target
-from bb_ops.repository.manifest import BackupCommit, ObjectRole, StoredObject
+from bb_ops.repository.manifest import BackupCommit, ObjectRole, PhysicalCommit, StoredObject
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Restored:
 
 
 def restore(
-    repository: Repository, commit: BackupCommit, target: Target, progress: Progress, *, durable: bool
+    repository: Repository, commit: PhysicalCommit, target: Target, progress: Progress, *, durable: bool
 ) -> Restored:
     """Restore a backup into a checked target.
 
@@ -89,7 +89,7 @@ def read_fingerprints(repository: Repository, commit: BackupCommit) -> Fingerpri
     return Fingerprints.model_validate_json(_read(repository, commit, ObjectRole.FINGERPRINTS))
 
 
-def relocate_tablespaces(restored: Restored, commit: BackupCommit) -> None:
+def relocate_tablespaces(restored: Restored, commit: PhysicalCommit) -> None:
     """Tell the server where the tablespaces are now; it reads ``tablespace_map`` at its first start and links them.
 
     Done after the manifest was checked, because the map is one of the files that the manifest names.
@@ -117,12 +117,12 @@ def keep_from_archiving(restored: Restored) -> None:
     restored.target.chown(path)
 
 
-def needed_bytes(commit: BackupCommit) -> int:
+def needed_bytes(commit: PhysicalCommit) -> int:
     """Return how much room a restore takes."""
     return commit.size_bytes
 
 
-def _extract(repository: Repository, commit: BackupCommit, entry: StoredObject, target: Target) -> int:
+def _extract(repository: Repository, commit: PhysicalCommit, entry: StoredObject, target: Target) -> int:
     root = target.directory if entry.tablespace_oid is None else target.tablespaces / str(entry.tablespace_oid)
     where = f"{repository.store.url}/{repository.object_key(commit, entry)}"
     try:

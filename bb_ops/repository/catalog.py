@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, RepositoryMissing, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.repository import layout
-from bb_ops.repository.ids import SlotKey, is_backup_id
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.ids import BackupKind, SlotKey, is_backup_id
+from bb_ops.repository.manifest import BackupCommit, Commit, PhysicalCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.base import ObjectInfo
@@ -22,9 +22,20 @@ class CatalogEntry:
         proofs: What was measured on it, oldest first.
     """
 
-    commit: BackupCommit
+    commit: Commit
     problems: tuple[str, ...]
     proofs: tuple[Proof, ...]
+
+    @property
+    def physical(self) -> PhysicalCommit:
+        """Its commit, where it is a physical backup.
+
+        Raises:
+            UsageError: it is a dump, which has no data directory and no write-ahead log.
+        """
+        if isinstance(self.commit, PhysicalCommit):
+            return self.commit
+        raise UsageError(f"{self.commit.id} is a {self.commit.kind} backup: this needs a physical one")
 
     @property
     def proven_level(self) -> Level | None:
@@ -70,21 +81,22 @@ class Catalog:
     leftovers: list[Leftover] = field(default_factory=list)
 
     def find(self, backup_id: str) -> CatalogEntry:
-        """Return a backup by its id, or the newest one for ``latest``.
+        """Return a backup by its id, or the newest full one for ``latest``.
 
         Raises:
             RepositoryMissing: there is no such backup.
             IntegrityError, KeyRejected: its commit is damaged or forged.
         """
         if backup_id == "latest":
-            newest = self.entries[-1].commit.id if self.entries else ""
+            fulls = self.of_kind(BackupKind.FULL)
+            newest = fulls[-1].commit.id if fulls else ""
             for error in self.damaged:
                 damaged_id = layout.backup_id_of(str(error))
-                if damaged_id is not None and damaged_id > newest:
+                if damaged_id is not None and damaged_id > newest and f"-{BackupKind.FULL}-" in damaged_id:
                     raise error  # it may be the newest: an older one must not stand in for it unasked
-            if self.entries:
-                return self.entries[-1]
-            raise RepositoryMissing(f"{self.region} holds no backup yet: take one with `bb-ops backup full`")
+            if fulls:
+                return fulls[-1]
+            raise RepositoryMissing(f"{self.region} holds no full backup yet: take one with `bb-ops backup full`")
         if not is_backup_id(backup_id):
             raise UsageError(f"{backup_id!r} is no backup id: see `bb-ops backup list`, or say latest")
         for entry in self.entries:
@@ -95,13 +107,17 @@ class Catalog:
                 raise error
         raise RepositoryMissing(f"{self.region} holds no backup {backup_id}: see `bb-ops backup list`")
 
-    def find_slot(self, slot: SlotKey) -> CatalogEntry:
-        """Return the newest backup that represents a daily slot.
+    def of_kind(self, kind: BackupKind) -> list[CatalogEntry]:
+        """Return the backups of one kind, oldest first."""
+        return [entry for entry in self.entries if entry.commit.kind == kind]
+
+    def find_slot(self, slot: SlotKey, kind: BackupKind = BackupKind.FULL) -> CatalogEntry:
+        """Return the newest backup of a kind that represents a slot.
 
         Raises:
             RepositoryMissing: none does.
         """
-        for entry in reversed(self.entries):
+        for entry in reversed(self.of_kind(kind)):
             if entry.commit.slot == slot:
                 return entry
         raise RepositoryMissing(f"{self.region} holds no backup of slot {slot}")
@@ -118,7 +134,7 @@ def read_catalog(repository: Repository, system_id: str | None = None) -> Catalo
     for system in repository.system_ids():
         if system_id in {None, system}:
             _read_system(repository, system, catalog)
-    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.end_lsn))
+    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.position))
     return catalog
 
 

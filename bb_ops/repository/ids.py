@@ -21,6 +21,8 @@ class BackupKind(StrEnum):
     """What a backup holds."""
 
     FULL = "full"
+    LOGICAL = "logical"
+    SCHEMA = "schema"
 
 
 def new_backup_id(kind: BackupKind, at: datetime) -> BackupId:
@@ -38,6 +40,12 @@ def daily_slot(at: datetime) -> SlotKey:
     utc = at.astimezone(UTC)
     opened = timedelta(hours=SLOT_TIME.hour, minutes=SLOT_TIME.minute)
     return f"{utc - opened:%Y-%m-%d}"
+
+
+def weekly_slot(at: datetime) -> SlotKey:
+    """Return the weekly slot whose window holds ``at``: it bears the day of its Monday."""
+    day = datetime.strptime(daily_slot(at), "%Y-%m-%d").replace(tzinfo=UTC)
+    return f"{day - timedelta(days=day.weekday()):%Y-%m-%d}"
 
 
 def slot_window(slot: SlotKey) -> tuple[datetime, datetime]:

@@ -28,7 +28,7 @@ from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.restore import Restored, needed_bytes, relocate_tablespaces, restore
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
 from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
@@ -74,7 +74,7 @@ def run_restore_test(
         UsageError: the account to run servers does not exist.
     """
     started_at, watch = clock.now(), Stopwatch()
-    commit = entry.commit
+    commit = entry.physical
     _LOGGER.info("restore test starts", extra={"backup_id": commit.id, "region": repository.region})
     climb = Climb(options.level)
     test = _RestoreTest(repository, commit, options, climb, progress)
@@ -115,7 +115,7 @@ class _RestoreTest:
     def __init__(
         self,
         repository: Repository,
-        commit: BackupCommit,
+        commit: PhysicalCommit,
         options: RestoreTestOptions,
         climb: Climb,
         progress: Progress,
