@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
+from bb_ops.backup.logical import DumpOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
@@ -66,6 +67,20 @@ class Operations:
             compression_level=self.settings.compression_level,
             compression_threads=self.settings.compression_threads,
             part_size_bytes=self.settings.part_size_bytes,
+            fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            new_lineage=new_lineage,
+            slot=slot,
+        )
+
+    def dump_options(
+        self, *, databases: tuple[str, ...] = (), slot: SlotKey | None = None, new_lineage: bool = False
+    ) -> DumpOptions:
+        """Return how logical and schema backups are taken."""
+        return DumpOptions(
+            databases=databases,
+            pg_bindirs=self.settings.pg_bindirs,
+            compression_level=self.settings.compression_level,
+            compression_threads=self.settings.compression_threads,
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
             new_lineage=new_lineage,
             slot=slot,

@@ -1,17 +1,24 @@
 """``bb-ops backup``: take backups and see what exists."""
 
 import resource
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from bb_ops.backup.full import plan_full_backup, take_full_backup
+from bb_ops.backup.logical import DumpOptions, DumpPlan, plan_logical_backup, take_logical_backup
+from bb_ops.backup.schema import plan_schema_backup, take_schema_backup
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
+from bb_ops.clock import Clock
+from bb_ops.dsn import Dsn
 from bb_ops.errors import RepositoryMissing, ServerUnusable
+from bb_ops.progress import Progress
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import BackupCommit, LogicalCommit
+from bb_ops.repository.repository import Repository
 from bb_ops.repository.status import RegionStatus, region_status
 
 _FINDINGS = 4
@@ -44,17 +51,76 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
         return ServerUnusable.exit_code if plan.refusals else 0
     with progress_bar() as progress:
         commit = take_full_backup(ops.database, ops.repository, options, ops.clock, progress)
+    _print_taken(commit, "latest", as_json=as_json)
+    return 0
+
+
+_database_option = click.option(
+    "--database", "databases", multiple=True, help="Only this one; may be given again.  [default: every database]"
+)
+_lineage_option = click.option("--new-lineage", is_flag=True, help="Accept a new system identifier.")
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be done.")
+
+
+@command.command("logical")
+@_database_option
+@_lineage_option
+@_dry_run_option
+@json_option
+def logical(*, databases: tuple[str, ...], new_lineage: bool, dry_run: bool, as_json: bool) -> int:
+    """Dump every database with its rows, and the roles without passwords, with PostgreSQL's own programs.
+
+    For restores of single databases, elsewhere, or into a newer major version. It cannot be carried forward by WAL: it
+    shows one instant and no other.
+    """
+    return _dump(plan_logical_backup, take_logical_backup, databases, new_lineage, dry_run, as_json=as_json)
+
+
+@command.command("schema")
+@_database_option
+@_lineage_option
+@_dry_run_option
+@json_option
+def schema(*, databases: tuple[str, ...], new_lineage: bool, dry_run: bool, as_json: bool) -> int:
+    """Dump the definitions of every database as plain scripts, and the roles without passwords; no rows."""
+    return _dump(plan_schema_backup, take_schema_backup, databases, new_lineage, dry_run, as_json=as_json)
+
+
+def _dump(  # noqa: PLR0913 - one fact each
+    plan: Callable[[Dsn, Repository, DumpOptions, Clock], DumpPlan],
+    take: Callable[[Dsn, Repository, DumpOptions, Clock, Progress], LogicalCommit],
+    databases: tuple[str, ...],
+    new_lineage: bool,  # noqa: FBT001 - passed on as it came
+    dry_run: bool,  # noqa: FBT001 - likewise
+    *,
+    as_json: bool,
+) -> int:
+    ops = operations()
+    options = ops.dump_options(databases=databases, new_lineage=new_lineage)
+    if dry_run:
+        planned = plan(ops.database, ops.repository, options, ops.clock)
+        document = planned.model_dump(mode="json")
+        emit(document) if as_json else table(
+            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
+        )
+        return ServerUnusable.exit_code if planned.refusals else 0
+    with progress_bar() as progress:
+        commit = take(ops.database, ops.repository, options, ops.clock, progress)
+    _print_taken(commit, commit.id, as_json=as_json)
+    return 0
+
+
+def _print_taken(commit: BackupCommit, to_validate: str, *, as_json: bool) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if as_json:
         emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
-    else:
-        rate = human_bytes(commit.size_bytes / commit.duration_s)
-        click.echo(
-            f"{commit.id}: {human_bytes(commit.size_bytes)} in {commit.duration_s} s ({rate}/s), stored as "
-            f"{human_bytes(commit.stored_bytes)}, encryption {commit.encryption}; not proven yet: "
-            "bb-ops validate latest"
-        )
-    return 0
+        return
+    rate = human_bytes(commit.size_bytes / commit.duration_s)
+    click.echo(
+        f"{commit.id}: {human_bytes(commit.size_bytes)} in {commit.duration_s} s ({rate}/s), stored as "
+        f"{human_bytes(commit.stored_bytes)}, encryption {commit.encryption}; not proven yet: "
+        f"bb-ops validate {to_validate}"
+    )
 
 
 @command.command("list")

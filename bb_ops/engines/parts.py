@@ -1,6 +1,6 @@
 """Cuts archives into parts at member boundaries and seals each, so that a restore can open them side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -65,6 +65,14 @@ class PartWriter:
         writer = SealedWriter(self._store, self._prefix + name, self._seal)
         self._unfinished.append(writer)
         writer.write(data)
+        self._finish(writer, name, role, None)
+
+    def add_stream(self, name: str, role: ObjectRole, pieces: Iterable[bytes]) -> None:
+        """Seal an object of any size, piece by piece, as it comes."""
+        writer = SealedWriter(self._store, self._prefix + name, self._seal)
+        self._unfinished.append(writer)
+        for piece in pieces:
+            writer.write(piece)
         self._finish(writer, name, role, None)
 
     def close(self) -> None:
