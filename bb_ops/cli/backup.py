@@ -177,7 +177,7 @@ def show(*, backup_id: str, as_json: bool) -> int:
         for region, entry in found:
             click.echo(f"\n{region}: proven {_level(entry) or 'not measured'}")
             for step in entry.proofs[-1].steps if entry.proofs else ():
-                click.echo(f"  {step.level} {step.outcome:12} {step.evidence}")
+                click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
             for problem in entry.problems:
                 click.echo(f"  DAMAGED {problem}")
     return _DAMAGED if any(entry.problems for _, entry in found) else 0

@@ -47,6 +47,7 @@ class LogicalEngine:
         self._client = client
         self._suffix = suffix
         self._progress = progress
+        self._dumped_bytes = 0
 
     def full(self, parts: PartWriter, databases: tuple[Database, ...], budget_s: float) -> tuple[StoredDatabase, ...]:
         """Dump databases with their rows, one after the other, and the globals, into ``parts``.
@@ -60,17 +61,15 @@ class LogicalEngine:
             BackupFailed: the connection broke off, or a dump lacks rows of a table that its snapshot has.
             ProgramFailed: a dump program could not read everything.
         """
-        watch, done, stored = Stopwatch(), 0, []
+        watch, stored = Stopwatch(), []
         counted = _Counted([], [])
         for database in databases:
             with self._snapshot(database) as snapshot:
-                self._progress("dump", done, sum(entry.size_bytes for entry in databases))
                 stored.append(self._dump(parts, database, snapshot))
                 if budget_s > 0:
                     tables, skipped = self._count(database, snapshot, budget_s - watch.elapsed_s)
                     counted.tables.extend(tables)
                     counted.skipped.extend(skipped)
-            done += database.size_bytes
         self._globals(parts, databases)
         if budget_s > 0:
             fingerprints = Fingerprints(
@@ -116,11 +115,18 @@ class LogicalEngine:
             dump.listing(self._client.programs) as listed,
             dump.dump_database(self._client, database.name, snapshot.name) as pieces,
         ):
-            parts.add_stream(name, ObjectRole.DUMP, _shown_to(listed, pieces))
+            parts.add_stream(name, ObjectRole.DUMP, self._shown_to(listed, pieces))
         _refuse_smaller(database, snapshot.tables(), listed.stdout)
         contents = layout.dump_name(database.oid, "contents", self._suffix)
         parts.add(contents, ObjectRole.CONTENTS, "\n".join(dump.entries(listed.stdout)).encode())
         return self._stored(database, snapshot, name, contents)
+
+    def _shown_to(self, listed: Fed, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            listed.write(piece)
+            self._dumped_bytes += len(piece)
+            self._progress("dump", self._dumped_bytes, None)
+            yield piece
 
     def _stored(self, database: Database, snapshot: Snapshot, name: str, contents: str | None) -> StoredDatabase:
         return StoredDatabase(
@@ -143,12 +149,6 @@ class LogicalEngine:
     def _globals(self, parts: PartWriter, databases: tuple[Database, ...]) -> None:
         with dump.dump_globals(self._client, databases[0].name) as pieces:
             parts.add_stream(layout.globals_name(self._suffix), ObjectRole.GLOBALS, pieces)
-
-
-def _shown_to(listed: Fed, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        listed.write(piece)
-        yield piece
 
 
 def _refuse_smaller(database: Database, tables: dict[int, str], contents: bytes) -> None:

@@ -78,6 +78,15 @@ def dump_schema(client: Client, dbname: str, snapshot: str | None) -> AbstractCo
     return _dumping(client, dbname, snapshot, "--schema-only", "--create")
 
 
+def dump_definitions(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump one database's definitions in the custom format, for ``listing``.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    return _dumping(client, dbname, None, "--format=custom", "--schema-only")
+
+
 def dump_globals(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:
     """Dump roles without passwords, memberships and tablespaces as a script.
 

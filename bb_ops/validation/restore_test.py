@@ -78,7 +78,7 @@ def run_restore_test(
     _LOGGER.info("restore test starts", extra={"backup_id": commit.id, "region": repository.region})
     climb = Climb(options.level)
     test = _RestoreTest(repository, commit, options, climb, progress)
-    if climb.measure(Level.L0, lambda: _present(entry)):
+    if climb.measure(Level.L0, lambda: present(entry)):
         if options.level <= Level.L1:
             climb.measure(Level.L1, test.read_everything)
         else:
@@ -131,13 +131,13 @@ class _RestoreTest:
 
     def read_everything(self) -> tuple[Outcome, str]:
         """L1 without a copy on disk: hash, decrypt and decompress every object."""
-        total = sum(self._repository.open_object(self._commit, entry, _Nowhere()) for entry in self._commit.objects)
+        total = sum(self._repository.open_object(self._commit, entry, Nowhere()) for entry in self._commit.objects)
         return Outcome.PASS, f"{len(self._commit.objects)} objects hashed, decrypted and decompressed: {total} bytes"
 
     def run(self) -> None:
         """Restore into a throw-away directory and climb as high as asked."""
         owner = server_account(self._options.server_user)
-        with _scratch_directory(self._options.scratch_directory, owner) as scratch:
+        with scratch_directory(self._options.scratch_directory, owner) as scratch:
             oids = tuple(space.oid for space in self._commit.tablespaces)
             target = check_target(scratch / "data", owner, needed_bytes(self._commit), oids)
             restored: list[Restored] = []
@@ -228,7 +228,8 @@ def check_structure(programs: Programs, dsn: Dsn, owner: Account | None) -> tupl
     return Outcome.PASS, f"amcheck: {indexes.checked} relations sound; {constraints.checked} constraints hold"
 
 
-def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
+def present(entry: CatalogEntry) -> tuple[Outcome, str]:
+    """L0: the listing shows every object with its size."""
     if entry.problems:
         raise IntegrityError("; ".join(entry.problems))
     return (
@@ -238,7 +239,7 @@ def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
 
 
 @contextmanager
-def _scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Path]:
+def scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Path]:
     """Make a throw-away directory that the server's account can enter, and remove it whatever happens."""
     sweep_scratch(parent)
     me = f"{os.getpid()}@{process.start_ticks(os.getpid())}"
@@ -273,6 +274,9 @@ def abandoned_copies(parent: Path | None) -> list[Path]:
     return found
 
 
-class _Nowhere(io.RawIOBase):
+class Nowhere(io.RawIOBase):
+    """A sink that keeps nothing."""
+
     def write(self, data: object, /) -> int:
+        """Count the bytes."""
         return len(data)  # type: ignore[arg-type]
