@@ -116,7 +116,7 @@ class LogicalEngine:
             dump.dump_database(self._client, database.name, snapshot.name) as pieces,
         ):
             parts.add_stream(name, ObjectRole.DUMP, self._shown_to(listed, pieces))
-        _refuse_smaller(database, snapshot.tables(), listed.stdout)
+        refuse_smaller(database.name, snapshot.tables(), listed.stdout)
         contents = layout.dump_name(database.oid, "contents", self._suffix)
         parts.add(contents, ObjectRole.CONTENTS, "\n".join(dump.entries(listed.stdout)).encode())
         return self._stored(database, snapshot, name, contents)
@@ -151,13 +151,17 @@ class LogicalEngine:
             parts.add_stream(layout.globals_name(self._suffix), ObjectRole.GLOBALS, pieces)
 
 
-def _refuse_smaller(database: Database, tables: dict[int, str], contents: bytes) -> None:
-    """Compare a dump with what its snapshot has: both come from the source, by different ways."""
+def refuse_smaller(dbname: str, tables: dict[int, str], contents: bytes) -> None:
+    """Compare a dump's table of contents with the tables of its snapshot: both from the source, by different ways.
+
+    Raises:
+        BackupFailed: the dump holds no rows of a table; also an empty table has its entry.
+    """
     there = dump.dumped_tables(dump.entries(contents))
     missing = sorted(name for oid, name in tables.items() if oid not in there)
     if missing:
         shown = ", ".join(missing[:_MOST_NAMED])
         raise BackupFailed(
-            f"the dump of database {database.name} holds no rows of {len(missing)} of its tables ({shown}): a smaller "
+            f"the dump of database {dbname} holds no rows of {len(missing)} of its tables ({shown}): a smaller "
             "dump is no backup, nothing was committed"
         )

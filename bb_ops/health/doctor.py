@@ -1,6 +1,7 @@
 """Looks at settings, keys, servers, stores and leftovers, and says how to mend what is wrong."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from bb_ops.dsn import Dsn
@@ -9,6 +10,7 @@ from bb_ops.findings import Finding, Outcome, Severity
 from bb_ops.postgres.cluster import read_facts, refusals
 from bb_ops.postgres.programs import find_programs
 from bb_ops.repository.catalog import Leftover, read_catalog
+from bb_ops.repository.ids import BackupKind
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.base import Unfinished
 
@@ -130,7 +132,9 @@ def remove_leftovers(repository: Repository) -> tuple[int, int]:
         repository.open()
     except RepositoryMissing:
         return 0, 0
-    with repository.lock("full", "doctor"), repository.lock("sync", "doctor"):
+    with ExitStack() as stack:
+        for name in (*BackupKind, "sync"):  # a backup holds the lock of its kind
+            stack.enter_context(repository.lock(name, "doctor"))
         leftovers, uploads = find_leftovers(repository)
         for left in leftovers:
             for key in left.keys:
