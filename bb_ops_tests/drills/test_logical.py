@@ -34,7 +34,7 @@ SELECT d.datname, r.rolname, s.setconfig FROM pg_db_role_setting s
 LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole ORDER BY 1, 2
 """
 _DATABASES = """
-SELECT datname, datistemplate, datconnlimit, pg_get_userbyid(datdba), datcollate, 
+SELECT datname, datistemplate, datconnlimit, pg_get_userbyid(datdba), datcollate,
        ARRAY(SELECT a::text FROM unnest(datacl) a ORDER BY 1) FROM pg_database
 WHERE datname <> 'template0' ORDER BY 1
 """
