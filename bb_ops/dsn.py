@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 _SCHEMES = re.compile(r"^(postgres|postgresql)(\+\w+)?://", re.ASCII)
+_NAME = re.compile(r"\w+", re.ASCII)
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 _KEYWORD = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))", re.ASCII)
 
@@ -48,6 +49,8 @@ def parse_dsn(text: str) -> Dsn:
     parameters |= {"user": _decode(user), "password": _decode(password), "dbname": _decode(dbname)}
     for pair in filter(None, query.split("&")):
         name, _, value = pair.partition("=")
+        if not _NAME.fullmatch(name):
+            raise ValueError("what follows the ? is not name=value: write / and ? of a password as %2F and %3F")
         parameters[_decode(name)] = _decode(value)
     return _dsn(parameters)
 

@@ -34,6 +34,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
 
 
+def is_partial(path: Path, name: str) -> bool:
+    """Say whether a path is an unfinished write of the file ``name``."""
+    return path.name.startswith(f".{name}.") and path.name.endswith(PARTIAL_SUFFIX) and path.is_file()
+
+
 def create_exclusive(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a new file, whole or not at all.
 

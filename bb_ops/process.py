@@ -346,6 +346,15 @@ def kill_group(child: Child) -> None:
     child.wait()
 
 
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process held since it became this program (proc(5), VmHWM).
+
+    getrusage(2) is no measure: it also counts what our parent held when it started us.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot, or None when there is no such process.
 

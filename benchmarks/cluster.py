@@ -15,19 +15,23 @@ _HERE = Path(__file__).parent
 _SESSIONS = 2
 _BOOKINGS_PER_GIGABYTE = 2_870_000
 _START_TIMEOUT_S = 60.0
-_GIVEN = "Ada Ben Cleo Dan Eva Finn Gia Hugo Ida Jon Kim Leo Mia Noah Ola Paul Quinn Rosa Sam Tara Uma Vic Wes Xena "
-_GIVEN += "Yara Zoe Amir Bela Carl Dora Emil Fay Gus Hana Ivan Jade Kurt Lena Max Nora"
-_FAMILY = "Adams Baker Clark Davis Evans Foster Garcia Harris Ito Jones Khan Lopez Meyer Nguyen Olsen Perez Quist "
-_FAMILY += "Rossi Smith Taylor Ueda Vega White Xu Young Zhang Abbott Brown Cohen Diaz Ellis Fischer Gray Hall Irwin "
-_FAMILY += "Jensen Kelly Lewis Moore Novak"
-_WORDS = (
-    "about after again along another asked before beard because booking bring business call change chair clean "
-    "client close colour come confirm could cream crown cut day deposit discount double early every fade few first "
-    "fringe from full gift hair half haircut have hot hour invoice kids last late leave length less line long "
-    "mail member minutes more morning moved much neck needs never new nine noon note oil only open other paid "
-    "part please prefers price quick razor regular same scissors second short shave side skin soon style sunday taper "
-    "thanks tip towel trim usual visit voucher wait walk wash"
-).split()
+_VOCABULARIES = {
+    "given": """
+        Ada Ben Cleo Dan Eva Finn Gia Hugo Ida Jon Kim Leo Mia Noah Ola Paul Quinn Rosa Sam Tara Uma Vic Wes Xena
+        Yara Zoe Amir Bela Carl Dora Emil Fay Gus Hana Ivan Jade Kurt Lena Max Nora""",
+    "family": """
+        Adams Baker Clark Davis Evans Foster Garcia Harris Ito Jones Khan Lopez Meyer Nguyen Olsen Perez Quist Rossi
+        Smith Taylor Ueda Vega White Xu Young Zhang Abbott Brown Cohen Diaz Ellis Fischer Gray Hall Irwin Jensen Kelly
+        Lewis Moore Novak""",
+    "words": """
+        about after again along another asked before beard because booking bring business call change chair clean
+        client close colour come confirm could cream crown cut day deposit discount double early every fade few first
+        fringe from full gift hair half haircut have hot hour invoice kids last late leave length less line long mail
+        member minutes more morning moved much neck needs never new nine noon note oil only open other paid part please
+        prefers price quick razor regular same scissors second short shave side skin soon style sunday taper thanks tip
+        towel trim usual visit voucher wait walk wash""",
+}
+"""40, 40 and 100 words: what ``data.sql`` picks from."""
 
 
 def server_programs(wanted: Path | None) -> Path:
@@ -98,7 +102,7 @@ class Cluster:
             variables = {
                 "bookings": str(int(gigabytes * _BOOKINGS_PER_GIGABYTE)),
                 "parts": str(_SESSIONS),
-                **{name: "{" + ",".join(words) + "}" for name, words in _vocabularies().items()},
+                **{name: "{" + ",".join(words.split()) + "}" for name, words in _VOCABULARIES.items()},
             }
             with ThreadPoolExecutor(_SESSIONS) as pool:
                 parts = [
@@ -119,14 +123,16 @@ class Cluster:
         log = (self.folder / "server.log").open("ab")
         with log:
             self._server = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.directory, *(f"--{option}" for option in options)],
+                [str(self.programs / "postgres"), "-D", str(self.directory), *(f"--{option}" for option in options)],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self.account.identity(),  # type: ignore[arg-type]
+                user=self.account.uid,
+                group=self.account.gid,
+                extra_groups=self.account.groups,
             )
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not self._answers():
@@ -206,13 +212,7 @@ class Cluster:
 
 def folder_bytes(folder: Path) -> int:
     """Sum the sizes of all files below a folder."""
-    return sum(
-        (Path(directory) / name).lstat().st_size for directory, _, names in os.walk(folder) for name in names
-    )
-
-
-def _vocabularies() -> dict[str, list[str]]:
-    return {"given": _GIVEN.split(), "family": _FAMILY.split(), "words": _WORDS}
+    return sum((Path(directory) / name).lstat().st_size for directory, _, names in os.walk(folder) for name in names)
 
 
 def _major(folder: Path) -> int:

@@ -65,7 +65,7 @@ class Contender(ABC):
 class BbOps(Contender):
     """Our own command line, as a process of its own and as the current user."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one property of a row each
         self, name: str, program: Path, cluster: Cluster, folder: Path, *, encrypted: bool, fingerprints: bool
     ) -> None:
         """Name the program and make its keys."""

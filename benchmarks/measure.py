@@ -3,11 +3,13 @@
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 _SAMPLE_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -31,9 +33,10 @@ class Account:
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
 
-    def identity(self) -> dict[str, object]:
-        """Return what makes ``subprocess`` run as the account."""
-        return {} if self.uid is None else {"user": self.uid, "group": self.gid, "extra_groups": []}
+    @property
+    def groups(self) -> list[int] | None:
+        """Its further groups, for ``subprocess``: none, where we become it."""
+        return None if self.uid is None else []
 
 
 @dataclass(frozen=True)
@@ -64,59 +67,66 @@ class Cost:
 
 def run(command: Command) -> str:
     """Run a program that is not measured; return its standard output."""
-    return _measure(command, None)[1]
+    return measure(command, None)[1]
 
 
 def measure(command: Command, server_pid: int | None) -> tuple[Cost, str]:
-    """Run a program and measure it; ``server_pid`` is the postmaster's. Returns its standard output too."""
-    return _measure(command, server_pid)
+    """Run a program and measure it; return its standard output too.
+
+    Args:
+        command: What to run.
+        server_pid: The postmaster's process id, where a server works for the program.
+
+    Raises:
+        Failed: it could not start, ended with an error, or took longer than half an hour (then it is killed).
+    """
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
+        before = _tree_cpu_s(server_pid)
+        started = time.monotonic()
+        child = _start(command, output, complaints)
+        peak = _PeakMemory(child.pid)
+        expiry = threading.Timer(_TIMEOUT_S, _kill, (child.pid,))
+        expiry.start()
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            _kill(child.pid)
+            child.wait()
+            raise
+        finally:
+            wall_s = time.monotonic() - started
+            expiry.cancel()
+            peak.stop()
+        child.returncode = os.waitstatus_to_exitcode(status)
+        cost = Cost(wall_s, usage.ru_utime + usage.ru_stime, _tree_cpu_s(server_pid) - before, peak.peak_bytes)
+        if child.returncode != 0:
+            said = _content(complaints).strip() or _content(output).strip()
+            raise Failed(f"{Path(command.argv[0]).name} ended with code {child.returncode}: {said[-800:]}")
+        return cost, _content(output)
 
 
-def _measure(command: Command, server_pid: int | None) -> tuple[Cost, str]:
-    before = _tree_cpu_s(server_pid)
-    started = time.monotonic()
-    child = _start(command)
-    peak = _PeakMemory(child.pid)
-    expiry = threading.Timer(_TIMEOUT_S, _kill, (child.pid,))
-    expiry.start()
-    complaints: list[bytes] = []
-    reader = threading.Thread(target=lambda: complaints.append(child.stderr.read()))
-    reader.start()
-    try:
-        output = child.stdout.read()
-        reader.join()
-        _, status, usage = os.wait4(child.pid, 0)
-    except BaseException:
-        _kill(child.pid)
-        raise
-    finally:
-        wall_s = time.monotonic() - started
-        expiry.cancel()
-        peak.stop()
-    child.returncode = os.waitstatus_to_exitcode(status)
-    child.stdout.close()
-    child.stderr.close()
-    if child.returncode != 0:
-        said = complaints[0].decode(errors="replace").strip() or output.decode(errors="replace").strip()
-        raise Failed(f"{Path(command.argv[0]).name} ended with code {child.returncode}: {said[-800:]}")
-    cost = Cost(wall_s, usage.ru_utime + usage.ru_stime, _tree_cpu_s(server_pid) - before, peak.peak_bytes)
-    return cost, output.decode()
-
-
-def _start(command: Command) -> subprocess.Popen[bytes]:
+def _start(command: Command, output: IO[bytes], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
+    account = command.account
     try:
         return subprocess.Popen(
             [os.fspath(word) for word in command.argv],
             env=dict(command.environment),
             cwd=command.directory,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=complaints,
             start_new_session=True,
-            **(command.account.identity() if command.account else {}),  # type: ignore[arg-type]
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=account.groups if account else None,
         )
     except OSError as error:
         raise Failed(f"cannot start {command.argv[0]}: {error.strerror}") from error
+
+
+def _content(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def _kill(pid: int) -> None:

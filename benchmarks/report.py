@@ -144,7 +144,7 @@ def _ratios(samples: Sequence[Sample], action: str, one: str, other: str) -> lis
 
 
 def _median(results: Sequence[Result], field: str) -> float:
-    return statistics.median(getattr(result, field) for result in results)
+    return float(statistics.median(getattr(result, field) for result in results))
 
 
 def _names(samples: Iterable[Sample]) -> list[str]:

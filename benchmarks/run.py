@@ -16,12 +16,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cluster import Cluster, server_programs, unprivileged_account
 from contenders import LEVEL, PROCESSES, BbOps, Contender, PgBackRest, PgBasebackup, Result
 from measure import Failed, run
 from report import OURS, Sample, document, tables
 
+_Number = TypeVar("_Number", int, float)
 _NOT_MEASURED = 13
 _ROOM_FACTOR = 5  # cluster, three compressed repositories, a plain copy, one restored directory
 
@@ -125,7 +127,7 @@ def _sample(number: int, action: str, name: str, call: Callable[[], Result], clu
     return Sample(number, action, name, load, result)
 
 
-def _facts(cluster: Cluster, pgbackrest: Path, options: argparse.Namespace) -> dict[str, object]:
+def _facts(cluster: Cluster, pgbackrest: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "raw_bytes": cluster.size_bytes(),
         "postgresql": cluster.query("SHOW server_version"),
@@ -143,7 +145,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=_at_least(1, int), default=5, help="measured rounds, after one to warm up")
     parser.add_argument("--gigabytes", type=_at_least(0.05, float), default=1.6, help="size of the cluster")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure as JSON")
-    parser.add_argument("--short", action="store_true", help="leave out the rows without encryption and with fingerprints")
+    parser.add_argument("--short", action="store_true", help="only the rows that the targets and the ratios need")
     parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where the temporary folder is made")
     parser.add_argument("--pg-bindir", type=Path, help="PostgreSQL's programs, instead of the distribution's")
     parser.add_argument("--bb-ops", type=Path, default=Path(sys.executable).with_name("bb-ops"), help="which bb-ops")
@@ -153,8 +155,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _at_least(lowest: float, kind: type) -> Callable[[str], float]:
-    def parse(text: str) -> float:
+def _at_least(lowest: _Number, kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
+    def parse(text: str) -> _Number:
         number = kind(text)
         if number < lowest:
             raise argparse.ArgumentTypeError(f"give at least {lowest}")

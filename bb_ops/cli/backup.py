@@ -1,6 +1,5 @@
 """``bb-ops backup``: take backups and see what exists."""
 
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, tabl
 from bb_ops.clock import Clock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import RepositoryMissing, ServerUnusable
+from bb_ops.process import peak_memory_bytes
 from bb_ops.progress import Progress
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
@@ -111,7 +111,7 @@ def _dump(  # noqa: PLR0913 - one fact each
 
 
 def _print_taken(commit: BackupCommit, to_validate: str, *, as_json: bool) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_memory_bytes()
     if as_json:
         emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
         return

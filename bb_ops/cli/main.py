@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,13 @@ class _Tree(click.Group):
         command: click.Command = importlib.import_module(f"bb_ops.cli.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; click itself would add an empty line to the one that says it was interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise click.Abort from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         del ctx
@@ -68,6 +76,8 @@ def cli(*, verbose: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # A service manager's stop is an interruption like Ctrl-C: what is unfinished is taken back.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(words))
 
 

@@ -32,11 +32,11 @@ class LogFormatter(logging.Formatter):
             at = self.formatTime(record, "%H:%M:%S")
             return f"{at} {record.levelname.lower()} {record.getMessage()} {facts}".rstrip()
         line = {
+            **extra,
             "timestamp": self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **extra,
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -52,7 +52,7 @@ class Extractor:
         if member.kind == _DIRECTORY_KIND:
             self._make(path)
             return
-        if member.kind not in _FILE_KINDS:
+        if member.kind not in _FILE_KINDS or path == self._root:
             raise IntegrityError(f"the archive holds {member.name!r}, which is neither a file nor a directory: refused")
         if path == self._root / CONTROL_FILE:
             path = self._root / CONTROL_PARTIAL

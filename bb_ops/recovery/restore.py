@@ -17,6 +17,7 @@ from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
 from bb_ops.recovery.target import Target, prepare_target
 from bb_ops.repository.manifest import BackupCommit, ObjectRole, PhysicalCommit, StoredObject
 from bb_ops.repository.repository import Repository
+from bb_ops.storage.sealed import share_interpreter
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_THREADS = 8
@@ -64,6 +65,7 @@ def restore(
     archives = commit.with_role(ObjectRole.ARCHIVE)
     total = sum(entry.raw_size_bytes for entry in archives)
     done = 0
+    share_interpreter()
     threads = min(_MOST_THREADS, max(2, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
         largest_first = sorted(archives, key=lambda entry: entry.raw_size_bytes, reverse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bb_ops import process
 from bb_ops.errors import TargetRefused
-from bb_ops.files import create_exclusive, make_directory
+from bb_ops.files import create_exclusive, is_partial, make_directory
 from bb_ops.process import Account
 
 MARKER = ".bb_ops-restore.json"
@@ -105,7 +105,10 @@ def _check_empty(path: Path, *, ours: bool) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    return (directory / MARKER).is_file() and not (directory / "postmaster.pid").exists()
+    """Say whether a restore began here, also where it was killed while it wrote its mark."""
+    if not directory.is_dir() or (directory / "postmaster.pid").exists():
+        return False
+    return (directory / MARKER).is_file() or all(is_partial(entry, MARKER) for entry in directory.iterdir())
 
 
 def _server_runs_in(directory: Path) -> bool:

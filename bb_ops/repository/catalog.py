@@ -79,6 +79,7 @@ class Catalog:
     entries: list[CatalogEntry] = field(default_factory=list)
     damaged: list[BbOpsError] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
+    repository_id: str = ""
 
     def find(self, backup_id: str) -> CatalogEntry:
         """Return a backup by its id, or the newest full one for ``latest``.
@@ -129,8 +130,8 @@ def read_catalog(repository: Repository, system_id: str | None = None) -> Catalo
     Raises:
         RepositoryMissing: there is no repository.
     """
-    repository.open()
-    catalog = Catalog(repository.region)
+    repository_id = repository.open().repository_id
+    catalog = Catalog(repository.region, repository_id=repository_id)
     for system in repository.system_ids():
         if system_id in {None, system}:
             _read_system(repository, system, catalog)
@@ -183,7 +184,8 @@ def _read_proofs(repository: Repository, system_id: str, catalog: Catalog) -> di
         except (IntegrityError, KeyRejected) as error:
             catalog.damaged.append(error)
             continue
-        if info.key == layout.proof_key(repository.cluster, system_id, proof.backup_id, proof.id):
+        key = layout.proof_key(repository.cluster, system_id, proof.backup_id, proof.id)
+        if (info.key, proof.repository_id) == (key, catalog.repository_id):
             found[proof.backup_id].append(proof)
     for proofs in found.values():
         proofs.sort(key=lambda proof: proof.started_at)

@@ -7,6 +7,7 @@ for longer than one lease, and on its own host for no time at all: a dead proces
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from bb_ops.storage.base import ObjectStore
 LEASE = timedelta(seconds=60)
 """How long a lease lasts; renewed after a third of it. Also the clock difference between hosts that is tolerated."""
 _DIGITS = 12
+_NAME = re.compile(rf"[0-9]{{{_DIGITS}}}\.json")
 
 
 class Lease(Value):
@@ -71,9 +73,9 @@ class HeldLock:
         if self._lost is None:
             self._put(_lease(self._holder, self._clock.now(), released=True))
         with suppress(BbOpsError):
-            for info in list(self._store.objects(self._prefix)):
-                if _fence(info.key) < self._fence - 1:
-                    self._store.delete(info.key)
+            for fence in _fences(self._store, self._prefix):
+                if fence < self._fence - 1:
+                    self._store.delete(_key(self._prefix, fence))
 
     def _renew(self) -> None:
         while not self._ended.wait(LEASE.total_seconds() / 3):
@@ -100,11 +102,9 @@ def lock(store: ObjectStore, cluster: str, name: str, clock: Clock, purpose: str
         Locked: another run holds it; the message says who and until when.
     """
     prefix = layout.lock_prefix(cluster, name)
-    newest = max((info.key for info in store.objects(prefix)), default=None)
-    fence = 0
-    if newest is not None:
-        fence = _fence(newest)
-        _refuse_live(store, newest, clock)
+    fence = max(_fences(store, prefix), default=0)
+    if fence:
+        _refuse_live(store, _key(prefix, fence), clock)
     holder = f"{purpose} by {socket.gethostname()} pid {os.getpid()}"
     lease = _lease(holder, clock.now() + LEASE)
     taken = Locked(f"another run took the lock {prefix} at this moment: try again later")
@@ -112,7 +112,7 @@ def lock(store: ObjectStore, cluster: str, name: str, clock: Clock, purpose: str
         store.create(_key(prefix, fence + 1), lease.model_dump_json().encode())
     except AlreadyExists as error:
         raise taken from error
-    if any(_fence(info.key) > fence + 1 for info in store.objects(prefix)):
+    if max(_fences(store, prefix), default=0) > fence + 1:
         raise taken  # we were slow: others came and went, and removed the lease that should have stopped us
     held = HeldLock(store, prefix, clock, fence + 1, lease)
     try:
@@ -161,5 +161,6 @@ def _key(prefix: str, fence: int) -> str:
     return f"{prefix}{fence:0{_DIGITS}d}.json"
 
 
-def _fence(key: str) -> int:
-    return int(key.rpartition("/")[2].removesuffix(".json"))
+def _fences(store: ObjectStore, prefix: str) -> list[int]:
+    names = [info.key.removeprefix(prefix) for info in store.objects(prefix)]
+    return [int(name.removesuffix(".json")) for name in names if _NAME.fullmatch(name)]

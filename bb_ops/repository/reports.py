@@ -52,7 +52,9 @@ class Proof(Value):
     Attributes:
         level: The highest level whose steps, and all below that apply, passed; None where not even L0 did.
         outcome: ``fail`` where any step failed; ``not_measured`` where a wanted level could not be reached.
-        region: The repository whose bytes were tested.
+        repository_id: The repository whose bytes were tested; elsewhere, where a plain sync of buckets may carry it,
+            the proof says nothing.
+        region: That repository's name at the time.
         restore_s: Seconds from the first byte read to a server that answers; None where none was started.
         rows_compared: Rows counted and hashed on both sides.
     """
@@ -60,6 +62,7 @@ class Proof(Value):
     schema_id: Literal["bb-ops/proof/1"] = "bb-ops/proof/1"
     id: str
     backup_id: BackupId
+    repository_id: str = ""
     region: str
     level: str | None
     outcome: Outcome

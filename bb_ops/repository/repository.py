@@ -193,11 +193,12 @@ class Repository:
         identities = self.identities if entry.name.endswith(".age") else ()
         return open_sealed(self.store, self.expected(commit, entry), identities, sink)
 
-    def record_proof(self, commit: BackupCommit, proof: Proof) -> str:
-        """Store a signed proof, once, and return its key."""
+    def record_proof(self, commit: BackupCommit, proof: Proof) -> Proof:
+        """Store a signed proof, once, bound to this repository; return it as stored."""
+        proof = proof.model_copy(update={"repository_id": self.open().repository_id})
         key = layout.proof_key(commit.cluster, commit.system_id, commit.id, proof.id)
         self.store.create(key, sign_document(proof.model_dump(mode="json"), self.signing_key))
-        return key
+        return proof
 
     def parse_proof(self, data: bytes, key: str) -> Proof:
         """Authenticate the bytes of the proof stored at ``key``."""

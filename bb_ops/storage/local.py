@@ -78,7 +78,7 @@ class LocalStore:
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below ``prefix``."""
-        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        folder = self._path(prefix.removesuffix("/")) if prefix else self._root
         names = self._guard_or_none(lambda: [entry.name for entry in os.scandir(folder) if entry.is_dir()])
         return sorted(names or ())
 

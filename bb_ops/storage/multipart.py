@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from bb_ops.storage.s3 import S3Store
 
-_UPLOAD_PART_BYTES = 16 << 20
-"""Parts of one multipart upload are of equal size (some servers demand it); 10,000 of them make 156 GiB."""
+_UPLOAD_PART_BYTES = 8 << 20
+"""Parts of one multipart upload are of equal size (some servers demand it); 10,000 of them make 78 GiB."""
 _UPLOAD_THREADS = 3
 
 

@@ -89,7 +89,7 @@ class S3Store:
 
     def check(self) -> None:
         """Prove that the bucket exists and lets us list it."""
-        self._call(lambda: self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1))
+        self._holds_any(self._prefix)
 
     def create(self, key: str, data: bytes) -> ObjectInfo:
         """Store a small object, if its key is free."""
@@ -156,12 +156,13 @@ class S3Store:
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below ``prefix``."""
-        full = self._full_prefix(prefix)
-        return sorted(
-            entry["Prefix"].removeprefix(full).rstrip("/")
+        full = f"{self._full(prefix.removesuffix('/'))}/" if prefix else self._prefix
+        found = (
+            entry["Prefix"]
             for page in self._pages("list_objects_v2", Prefix=full, Delimiter="/")
             for entry in page.get("CommonPrefixes", ())
         )
+        return sorted(below.removeprefix(full).rstrip("/") for below in found if self._holds_any(below))
 
     def delete(self, key: str) -> None:
         """Remove an object."""
@@ -243,6 +244,11 @@ class S3Store:
         if code in _DENIED:
             return SettingsError(f"{self.url}: {self._where()} refuses our credentials ({code}): check key and policy")
         return StoreFailed(f"{self.url}: {error.operation_name}: {code}: {error.response['Error'].get('Message', '')}")
+
+    def _holds_any(self, full_prefix: str) -> bool:
+        """Ask for one key: some servers list folders that were emptied among the common prefixes."""
+        answer = self._call(lambda: self._client.list_objects_v2(Bucket=self._bucket, Prefix=full_prefix, MaxKeys=1))
+        return bool(answer.get("Contents"))
 
     def _where(self) -> str:
         return self._endpoint_url or f"AWS {self._region or ''}".strip()

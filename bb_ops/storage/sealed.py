@@ -1,23 +1,26 @@
 """Sealed objects: zstd, then age, over any store. Stock tools open them: ``age -d -i key object | zstd -d``.
 
-Only public keys are needed to write. Memory is bounded: a bounded queue lies between compression and encryption, and
-the store's writer holds a few parts at most.
+Only public keys are needed to write. Each piece that is written becomes one zstd frame of its own (RFC 8878, 3: data
+are one or more frames), so a pool compresses several at once; a bounded queue of their futures keeps their order, and
+is the bound of the memory.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from queue import Queue
-from threading import Thread
 from typing import Protocol
 
 import pyrage
 import zstandard
 
-from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, StoreFailed
-from bb_ops.storage.base import ObjectReader, ObjectStore, ObjectWriter
+from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected
+from bb_ops.storage.base import ObjectReader, ObjectStore
+from bb_ops.storage.sealing import Compression, HashingWriter, SealingStage
 
-_QUEUE_CHUNKS = 32
+_SWITCH_INTERVAL_S = 0.0005
+"""pyrage works without letting go of the interpreter: others wait for it no longer than this, instead of 5 ms."""
 _READ_BYTES = 1 << 20
 _NO_KEY = "No matching keys"
 
@@ -29,7 +32,7 @@ class Seal:
     Attributes:
         recipients: age public keys; empty only where encryption is off by explicit wish.
         level: zstd level.
-        threads: zstd worker threads; 0 compresses in the calling thread.
+        threads: How many threads compress a large object.
     """
 
     recipients: tuple[pyrage.x25519.Recipient, ...]
@@ -66,23 +69,32 @@ class Sink(Protocol):
         ...
 
 
+def share_interpreter() -> None:
+    """Let threads that seal or open objects side by side wait less for each other; call before many of them work."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
 class SealedWriter:
     """Writes one sealed object. Call ``finish``, or ``abandon`` after a failure."""
 
-    def __init__(self, store: ObjectStore, key: str, seal: Seal) -> None:
-        """Begin the object at ``key``."""
+    def __init__(self, store: ObjectStore, key: str, seal: Seal, pool: Executor | None = None) -> None:
+        """Begin the object at ``key``; compress in ``pool``, or in the calling thread without one."""
         self._key = key
         self._raw_size_bytes = 0
-        self._compressor = zstandard.ZstdCompressor(
-            level=seal.level, threads=seal.threads, write_checksum=True
-        ).compressobj()
-        self._stored = _HashingWriter(store.writer(key))
-        self._stage = _Encryption(self._stored, seal.recipients) if seal.recipients else None
+        self._pool = pool
+        self._compression = Compression(seal.level)
+        self._stored = HashingWriter(store.writer(key))
+        self._stage = SealingStage(self._stored, seal.recipients)
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take the next raw bytes."""
+    def write(self, data: bytes | bytearray) -> None:
+        """Take the next raw bytes, about half a MiB; they belong to us from now on."""
         self._raw_size_bytes += len(data)
-        self._pass_on(self._compressor.compress(data))
+        if self._pool is not None:
+            self._stage.write(self._pool.submit(self._compression, data))
+            return
+        compressed: Future[bytes] = Future()
+        compressed.set_result(self._compression(data))
+        self._stage.write(compressed)
 
     def finish(self) -> SealedObject:
         """Commit the object and describe it.
@@ -92,9 +104,9 @@ class SealedWriter:
             StoreFailed: the store refused or failed.
         """
         try:
-            self._pass_on(self._compressor.flush())
-            if self._stage is not None:
-                self._stage.finish()
+            if not self._raw_size_bytes:
+                self.write(b"")  # no bytes at all would be no zstd data
+            self._stage.finish()
             info = self._stored.writer.commit()
         except BaseException:
             self.abandon()
@@ -103,17 +115,8 @@ class SealedWriter:
 
     def abandon(self) -> None:
         """Throw the object away. Safe to repeat."""
-        if self._stage is not None:
-            self._stage.stop()
+        self._stage.stop()
         self._stored.writer.abandon()
-
-    def _pass_on(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._stage is not None:
-            self._stage.write(data)
-        else:
-            self._stored.write(data)
 
 
 def seal_bytes(store: ObjectStore, key: str, data: bytes, seal: Seal) -> SealedObject:
@@ -125,82 +128,6 @@ def seal_bytes(store: ObjectStore, key: str, data: bytes, seal: Seal) -> SealedO
         writer.abandon()
         raise
     return writer.finish()
-
-
-class _HashingWriter:
-    """Hashes what goes to the store."""
-
-    def __init__(self, writer: ObjectWriter) -> None:
-        self.writer = writer
-        self.error: BbOpsError | None = None
-        self._hash = hashlib.sha256()
-
-    def write(self, data: bytes, /) -> int:
-        self._hash.update(data)
-        try:
-            return self.writer.write(data)
-        except BbOpsError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Nothing waits here."""
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
-class _Encryption:
-    """Runs age in a thread: age pulls, compression pushes."""
-
-    def __init__(self, target: _HashingWriter, recipients: Sequence[pyrage.x25519.Recipient]) -> None:
-        self._queue: Queue[bytes | None] = Queue(_QUEUE_CHUNKS)
-        self._rest = memoryview(b"")
-        self._ended = False
-        self._stopped = False
-        self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, args=(target, list(recipients)), name="age", daemon=True)
-        self._thread.start()
-
-    def write(self, data: bytes) -> None:
-        if self._error is not None:
-            self._raise()
-        self._queue.put(data)
-
-    def finish(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            self._raise()
-
-    def stop(self) -> None:
-        self._stopped = True
-        while self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join(0.1)
-
-    def read(self, size: int, /) -> bytes:
-        """Give age its next bytes."""
-        if not self._rest and not self._ended:
-            data = self._queue.get()
-            self._ended = data is None
-            self._rest = memoryview(data or b"")
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(piece)
-
-    def _run(self, target: _HashingWriter, recipients: list[pyrage.x25519.Recipient]) -> None:
-        try:
-            pyrage.encrypt_io(self, target, recipients)
-        except BaseException as error:  # noqa: BLE001 - handed to the writing thread, which raises it
-            self._error = target.error or error  # age wraps what goes wrong while it writes its header
-        while not self._ended and (self._error is not None or self._stopped):
-            self._ended = self._queue.get() is None
-
-    def _raise(self) -> None:
-        error = self._error
-        if isinstance(error, BbOpsError):
-            raise error
-        raise StoreFailed(f"encryption stopped: {error}") from error
 
 
 @dataclass(frozen=True)

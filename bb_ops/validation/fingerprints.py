@@ -30,7 +30,7 @@ def compare_fingerprints(source: Fingerprints | None, restored: Fingerprints) ->
     unmeasured = [entry for entry in source.tables if entry.digest is None]
     unmeasured += [entry for key, entry in ours.items() if entry.digest is None and key in theirs]
     different = [entry for entry in source.tables if entry.digest is not None and _differs(entry, ours)]
-    seen = {entry.database for entry in source.tables}
+    seen = {entry.database for entry in (source if source.unseen else restored).tables}
     extra = [entry for key, entry in ours.items() if key not in theirs and entry.database in seen]
     compared = [entry for entry in source.tables if entry.digest is not None]
     rows = sum(entry.rows or 0 for entry in compared)

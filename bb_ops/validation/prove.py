@@ -1,5 +1,7 @@
 """Test backups and record what was measured."""
 
+from dataclasses import replace
+
 from bb_ops.clock import Clock
 from bb_ops.progress import Progress
 from bb_ops.repository.catalog import CatalogEntry, read_catalog
@@ -26,8 +28,7 @@ def prove(
         result = run_load_test(repository, entry, entry.commit, options, clock, progress)
     else:
         result = run_restore_test(repository, entry, options, clock, progress)
-    repository.record_proof(entry.commit, result.proof)
-    return result
+    return replace(result, proof=repository.record_proof(entry.commit, result.proof))
 
 
 def prove_slot(

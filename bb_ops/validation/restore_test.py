@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bb_ops import __version__, process
-from bb_ops.clock import Clock, Stopwatch
+from bb_ops.clock import Clock, Stopwatch, sleep
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, IntegrityError, TargetRefused
 from bb_ops.findings import Outcome
@@ -35,6 +35,8 @@ from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
 
 _LOGGER = logging.getLogger(__name__)
 _SCRATCH_PREFIX = "bb_ops-restore-"
+_REMOVAL_ATTEMPTS = 20
+_REMOVAL_PAUSE_S = 0.1
 _START_TIMEOUT_S = 3600.0
 _NO_BUDGET_S = 24 * 3600.0
 
@@ -104,7 +106,12 @@ def run_restore_test(
     )
     _LOGGER.info(
         "restore test ends",
-        extra={"backup_id": commit.id, "level": proof.level, "outcome": proof.outcome, "duration_s": proof.duration_s},
+        extra={
+            "backup_id": commit.id,
+            "proof_level": proof.level,
+            "outcome": proof.outcome,
+            "duration_s": proof.duration_s,
+        },
     )
     return RestoreTestResult(proof, climb.error)
 
@@ -253,7 +260,23 @@ def scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Pa
         Target(path, path, owner).chown(path)
         yield path
     finally:
-        shutil.rmtree(path)
+        _remove_copy(path)
+
+
+def _remove_copy(path: Path) -> None:
+    """Remove a copy, also while a server that was interrupted at its start still removes files of its own."""
+    for attempt in range(_REMOVAL_ATTEMPTS):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            if not path.exists():
+                return
+        except OSError:
+            if attempt == _REMOVAL_ATTEMPTS - 1:
+                raise
+        else:
+            return
+        sleep(_REMOVAL_PAUSE_S)
 
 
 def sweep_scratch(parent: Path | None) -> int:

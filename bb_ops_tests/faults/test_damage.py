@@ -155,7 +155,10 @@ def test_the_newest_backup_is_not_passed_over_when_its_commit_is_damaged(stored:
     newer = command.ok("backup", "full", "--json").document["id"]
     (path,) = (room / "repository").glob(f"main/*/base/{newer}/COMMIT.json")
     with _flipped(path, 100):
-        for words in (("validate", "latest", "--integrity-only"), ("recover", "full", "latest", "--into", room / "back")):
+        for words in (
+            ("validate", "latest", "--integrity-only"),
+            ("recover", "full", "latest", "--into", room / "back"),
+        ):
             answer = command.run(*words).expect(INTEGRITY)
             assert newer in answer.complaint
         command.ok("validate", stored.id, "--integrity-only")

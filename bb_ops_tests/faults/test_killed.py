@@ -1,8 +1,12 @@
 """kill -9 at any moment leaves the old state, and nothing that stands in the way of the same command."""
 
+import os
 import random
+import signal
 import time
 from pathlib import Path
+
+import pytest
 
 from bb_ops_tests.faults.conftest import ROWS
 from bb_ops_tests.support.commands import BbOps, backups_of, objects_below
@@ -71,6 +75,15 @@ def test_a_restore_killed_at_its_work_cannot_be_started_and_can_be_repeated(slow
         stop_server_in(target)
 
 
+def test_a_restore_killed_while_it_marked_its_directory_can_be_repeated(command: BbOps, room: Path) -> None:
+    command.ok("backup", "full")
+    target = room / "back"
+    target.mkdir()
+    (target / "..bb_ops-restore.json.0123456789ab.bb_ops-partial").write_bytes(b"")
+    command.ok("recover", "full", "latest", "--into", target)
+    assert not list(target.glob(".*"))
+
+
 def test_a_killed_restore_test_leaves_no_server_and_is_cleaned_up(command: BbOps, room: Path) -> None:
     command.ok("backup", "full")
     scratch = room / "tmp"
@@ -86,6 +99,22 @@ def test_a_killed_restore_test_leaves_no_server_and_is_cleaned_up(command: BbOps
     command.run("doctor", "--remove-leftovers")
     assert list(scratch.iterdir()) == []
     command.ok("validate", "latest")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_restore_test_leaves_no_server_and_no_copy(
+    command: BbOps, room: Path, number: signal.Signals
+) -> None:
+    command.ok("backup", "full")
+    scratch = room / "tmp"
+    with command.start("validate", "latest") as running:
+        wait_until(lambda: list(scratch.glob("*/data/postmaster.pid")), "no throw-away server started", 60)
+        (pid_file,) = scratch.glob("*/data/postmaster.pid")
+        pid = int(pid_file.read_text(encoding="utf-8").splitlines()[0])
+        os.kill(running.pid, number)
+        assert "interrupted" in running.finish().expect(130).complaint
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the throw-away server lives on", 20)
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_running_restore_test_is_not_taken_for_a_leftover(command: BbOps, room: Path) -> None:

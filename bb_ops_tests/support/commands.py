@@ -1,7 +1,6 @@
-"""The ``bb-ops`` command, run for real: the console script beside the interpreter, with a whole explicit environment."""
+"""The ``bb-ops`` command, run for real: the console script beside the interpreter, with an explicit environment."""
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -146,7 +145,7 @@ class BbOps:
                 stderr=subprocess.PIPE,
                 cwd=self.directory,
                 env=dict(self.environment),
-                preexec_fn=prepare,
+                preexec_fn=prepare,  # noqa: PLW1509 - system calls only, no lock taken
             )
         )
 
@@ -189,15 +188,12 @@ def settings_of(env_file: Path) -> dict[str, str]:
 
 def descendants(pid: int) -> list[int]:
     """Return the processes that a process started, and theirs."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(word) for word in task.read_text(encoding="ascii").split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child, *descendants(child)]
-    return found
+    try:
+        texts = [task.read_text(encoding="ascii") for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it ended while we looked
+        return []
+    children = [int(word) for text in texts for word in text.split()]
+    return children + [below for child in children for below in descendants(child)]
 
 
 def command_line(pid: int) -> bytes:
@@ -227,25 +223,9 @@ def wait_for_work(repository: Path) -> None:
     wait_until(lambda: any(repository.glob("*/*/base/*/*")), f"no backup began in {repository}")
 
 
-def unprivileged_copy(path: Path, target: Path) -> Path:
-    """Copy a file so that its permissions stay private."""
-    target.write_bytes(path.read_bytes())
-    target.chmod(0o600)
-    return target
-
-
 def environment_of(pid: int) -> bytes:
-    """Return a process's environment, which only its owner can read."""
+    """Return a process's environment, which its own account can read."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return b""
-
-
-def is_running(pid: int) -> bool:
-    """Say whether a process exists and is not a zombie."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

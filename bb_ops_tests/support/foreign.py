@@ -37,7 +37,8 @@ _ODD_OBJECTS = (
         born date, seen timestamptz, pause interval, score double precision, photo bytea, tags text[], more jsonb
     ) TABLESPACE fast""",
     """INSERT INTO sales.customers (first, last, born, seen, pause, score, photo, tags, more)
-       SELECT 'Zoë ' || g, E'O''Brien\\n' || g, date '1950-01-01' + g, timestamptz '2026-01-01 12:00+02' + g * interval '1 s',
+       SELECT 'Zoë ' || g, E'O''Brien\\n' || g, date '1950-01-01' + g,
+              timestamptz '2026-01-01 12:00+02' + g * interval '1 s',
               g * interval '1 day 1 s', g / 3.0, decode(md5(g::text), 'hex'), ARRAY['a' || g, NULL, '"'],
               jsonb_build_object('k', g, 'ключ', NULL)
        FROM generate_series(1, 3000) g""",
@@ -52,7 +53,8 @@ _ODD_OBJECTS = (
        TABLESPACE fast""",
     "CREATE TABLE sales.orders_rest PARTITION OF sales.orders DEFAULT",
     """INSERT INTO sales.orders
-       SELECT g, date '2024-11-01' + (g % 900), 1 + g % 3000, g / 7.0, (ARRAY['open', 'paid', 'it''s void'])[1 + g % 3]::sales.state
+       SELECT g, date '2024-11-01' + (g % 900), 1 + g % 3000, g / 7.0,
+              (ARRAY['open', 'paid', 'it''s void'])[1 + g % 3]::sales.state
        FROM generate_series(1, 9000) g""",
     """CREATE TABLE sales.lines (
         order_id bigint NOT NULL, placed date NOT NULL, n int NOT NULL CHECK (n > 0), what text,
@@ -63,7 +65,8 @@ _ODD_OBJECTS = (
     "CREATE VIEW sales.open_orders AS SELECT * FROM sales.orders WHERE state = 'open'",
     "CREATE TABLE public.nothing ()",
     "INSERT INTO public.nothing SELECT FROM generate_series(1, 7)",
-    """CREATE TABLE "Sch ema"."Tab.le ""1"" 'x'" ("select" int, "Spalte mit ä" text, "%s" text, "a""b" int, " " text)""",
+    """CREATE TABLE "Sch ema"."Tab.le ""1"" 'x'"
+       ("select" int, "Spalte mit ä" text, "%s" text, "a""b" int, " " text)""",
     """INSERT INTO "Sch ema"."Tab.le ""1"" 'x'" SELECT g, 'ü' || g, '%s', g, NULL FROM generate_series(1, 200) g""",
     "CREATE TABLE public.wide (id int PRIMARY KEY, story text)",
     "ALTER TABLE public.wide ALTER story SET STORAGE EXTERNAL",
@@ -122,9 +125,7 @@ def read_rows(connect: Connect) -> Rows:
             connection.execute("SET search_path = ''; SET timezone = 'Asia/Tokyo'")
             for schema, table in connection.execute(_TABLES).fetchall():
                 query = _ROWS if name != BIG_DATABASE else _MANY_ROWS
-                row = connection.execute(
-                    sql.SQL(query).format(sql.Identifier(str(schema), str(table)))  # type: ignore[arg-type]
-                ).fetchone()
+                row = connection.execute(sql.SQL(query).format(sql.Identifier(str(schema), str(table)))).fetchone()
                 assert row is not None
                 found[name, str(schema), str(table)] = (int(row[0]), str(row[1]))
     return found
@@ -136,7 +137,7 @@ def read_sequences(connect: Connect) -> dict[str, tuple[int, bool]]:
         names = [str(row[0]) for row in connection.execute("SELECT oid::regclass FROM pg_class WHERE relkind = 'S'")]
         found = {}
         for name in names:
-            row = connection.execute(f"SELECT last_value, is_called FROM {name}").fetchone()  # type: ignore[arg-type]
+            row = connection.execute(f"SELECT last_value, is_called FROM {name}").fetchone()
             assert row is not None
             found[name] = (int(row[0]), bool(row[1]))
     return found

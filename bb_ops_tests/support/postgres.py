@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -160,7 +160,7 @@ class Cluster:
                 cwd=self.directory,
                 env=_environment(self.directory),
                 start_new_session=True,
-                preexec_fn=die_with_us(signal.SIGQUIT),
+                preexec_fn=die_with_us(signal.SIGQUIT),  # noqa: PLW1509 - one prctl call, no lock taken
                 **_identity(),
             )
         wait_until(self._answers, f"PostgreSQL {self.build.major} did not start: {self.directory}/log")
@@ -205,7 +205,8 @@ class Cluster:
             **_identity(),
         )
         assert answer.returncode == 0, f"{program}: {answer.stderr.decode(errors='replace')}"
-        return answer.stdout.decode()
+        text: str = answer.stdout.decode()
+        return text
 
     @contextmanager
     def connect(self, dbname: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
@@ -217,12 +218,12 @@ class Cluster:
         """Run statements that may not stand in one transaction, one by one where they are separated by ``;;``."""
         with self.connect(dbname) as connection:
             for statement in query.split(";;"):
-                connection.execute(cast("LiteralString", statement))
+                connection.execute(statement)
 
     def value(self, query: str, dbname: str = "postgres") -> Any:  # noqa: ANN401 - whatever the query gives
         """Return the one value of a query."""
         with self.connect(dbname) as connection:
-            row = connection.execute(cast("LiteralString", query)).fetchone()
+            row = connection.execute(query).fetchone()
             assert row is not None
             return row[0]
 
@@ -267,7 +268,7 @@ def connection_to(socket_directory: Path, port: int, dbname: str) -> Iterator[ps
 
 
 def stop_server_in(data_directory: Path) -> None:
-    """Stop a server that somebody else started, by the process number that its directory names, and wait for its end."""
+    """Stop a server that somebody else started, by the process number in its directory, and wait for its end."""
     pid_file = data_directory / "postmaster.pid"
     if not pid_file.exists():
         return

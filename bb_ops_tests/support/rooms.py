@@ -1,4 +1,4 @@
-"""Folders of tests: world-traversable, because PostgreSQL runs as another account when we are root; short, for sockets."""
+"""Folders of tests: others may pass through, as PostgreSQL is another account when we are root; short, for sockets."""
 
 import os
 import pwd

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
@@ -103,11 +103,12 @@ class S3Server:
         """Start the server on free ports and wait until it answers a signed request."""
         program = _program(self.directory)
         data = self.directory / "data"
-        data.mkdir()
+        data.mkdir(exist_ok=True)
         identities = self.directory / "identities.json"
         identities.write_text(json.dumps({"identities": [self._identity()]}), encoding="utf-8")
         identities.chmod(0o600)
         hand_over(self.directory)
+        die = die_with_us(signal.SIGKILL)
         for _ in range(_START_ATTEMPTS):
             self.base_port = _free_base_port()
             with (self.directory / "log").open("ab") as log:
@@ -119,7 +120,7 @@ class S3Server:
                     cwd=data,
                     env={"PATH": "/usr/bin:/bin", "HOME": str(data), "GOMEMLIMIT": "400MiB"},
                     start_new_session=True,
-                    preexec_fn=die_with_us(signal.SIGKILL),
+                    preexec_fn=die,  # noqa: PLW1509 - one prctl call, no lock taken
                     **_account(),
                 )
             wait_until(lambda: self._answers() or self._ended(), f"SeaweedFS did not start: {self.directory}/log")
@@ -169,6 +170,7 @@ class S3Server:
             "-s3.port.lance=0",
             f"-filer.localSocket={self.directory}/f.sock",
             f"-s3.localSocket={self.directory}/s.sock",
+            "-s3.autoCreateBucket=false",
             "-volume.max=2000",
             "-master.volumeSizeLimitMB=256",
             "-s3.readerCacheSizeMB=64",
@@ -209,7 +211,7 @@ def _program(directory: Path) -> Path:
     return copied
 
 
-def _account() -> dict[str, object]:
+def _account() -> dict[str, Any]:
     account = server_account()
     return {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
