@@ -6,6 +6,7 @@ from urllib.parse import urlparse
 
 from bb_ops.backup.full import FullBackupOptions
 from bb_ops.backup.incremental import IncrementalBackupOptions
+from bb_ops.backup.logical import DumpOptions
 from bb_ops.backup.wal_options import WalOptions
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
@@ -105,6 +106,20 @@ class Operations:
             retained_limit_bytes=settings.wal_retained_limit_bytes,
             compression_level=settings.compression_level,
             scratch=settings.scratch_directory,
+        )
+
+    def dump_options(
+        self, *, databases: tuple[str, ...] = (), slot: SlotKey | None = None, new_lineage: bool = False
+    ) -> DumpOptions:
+        """Return how logical and schema backups are taken."""
+        return DumpOptions(
+            databases=databases,
+            pg_bindirs=self.settings.pg_bindirs,
+            compression_level=self.settings.compression_level,
+            compression_threads=self.settings.compression_threads,
+            fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            new_lineage=new_lineage,
+            slot=slot,
         )
 
     def restore_test_options(self, level: Level) -> RestoreTestOptions:

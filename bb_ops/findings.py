@@ -1,4 +1,8 @@
-"""What a check says: passed, failed, or could not be measured. The third is never a pass."""
+"""What a check says: passed, failed, or could not be measured. The third is never a pass.
+
+A fourth answer, not applicable, says that the question does not arise, as the continuity of WAL does not for a dump. It
+counts neither for nor against.
+"""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -13,11 +17,12 @@ class Value(BaseModel):
 
 
 class Outcome(StrEnum):
-    """The three answers a measurement can have."""
+    """The answers a measurement can have."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
     NOT_MEASURED = "not_measured"
+    NOT_APPLICABLE = "not_applicable"
 
 
 class Severity(StrEnum):
@@ -43,7 +48,7 @@ class Finding(Value):
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
     """Combine answers: any failure fails, else anything unmeasured (or nothing at all) is not measured."""
-    seen = set(outcomes)
+    seen = set(outcomes) - {Outcome.NOT_APPLICABLE}
     if Outcome.FAIL in seen:
         return Outcome.FAIL
     if Outcome.NOT_MEASURED in seen or not seen:

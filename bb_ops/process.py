@@ -10,10 +10,12 @@ import os
 import pwd
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from threading import Thread, Timer
+from typing import IO, NoReturn
 
 from bb_ops.clock import Stopwatch
 from bb_ops.errors import ProgramFailed, UsageError
@@ -24,6 +26,8 @@ NOWHERE = subprocess.DEVNULL
 WITH_STDOUT = subprocess.STDOUT
 _PR_SET_PDEATHSIG = 1
 _TAIL_CHARACTERS = 600
+_PIECE_BYTES = 1 << 18
+_MOST_COLLECTED_BYTES = 64 << 20
 BASE_ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 """What a child sees unless its caller adds to it; nothing is inherited."""
 
@@ -113,6 +117,7 @@ def start(  # noqa: PLR0913 - each is a separate property of the child
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     run_as: Account | None = None,
+    stdin: int | None = NOWHERE,
     stdout: int | None = NOWHERE,
     stderr: int | None = NOWHERE,
     outlive: bool = False,
@@ -124,7 +129,8 @@ def start(  # noqa: PLR0913 - each is a separate property of the child
         env: Added to BASE_ENVIRONMENT; the child sees nothing else.
         cwd: Where the child starts; the root directory when not given.
         run_as: The account to become; only root can.
-        stdout: A file descriptor or a ``subprocess`` constant.
+        stdin: A file descriptor or a ``subprocess`` constant.
+        stdout: Likewise.
         stderr: Likewise.
         outlive: Let the child live on when this process ends.
 
@@ -136,11 +142,11 @@ def start(  # noqa: PLR0913 - each is a separate property of the child
         identity = {"user": run_as.uid, "group": run_as.gid, "extra_groups": []}
     home = run_as.home if run_as is not None else "/nonexistent"
     try:
-        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]  # noqa: S603 - argv list, no shell
+        return subprocess.Popen(  # type: ignore[call-overload,misc,no-any-return]  # noqa: S603 - argv list, no shell
             [os.fspath(word) for word in argv],
             env={**BASE_ENVIRONMENT, "HOME": home, **(env or {})},
             cwd=cwd or "/",
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
@@ -149,6 +155,173 @@ def start(  # noqa: PLR0913 - each is a separate property of the child
         )
     except OSError as error:
         raise ProgramFailed(f"cannot start {argv[0]}: {error.strerror}") from error
+
+
+@contextmanager
+def reading(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    run_as: Account | None = None,
+) -> Iterator[Iterator[bytes]]:
+    """Run a program and yield what it writes to its standard output, piece by piece, as it comes.
+
+    The iterator ends only after the program ended well. Who leaves the block before kills the program.
+
+    Raises:
+        ProgramFailed: it could not start, ran over ``timeout_s``, or ended with a code other than 0.
+    """
+    child = start(argv, env=env, run_as=run_as, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with _attended(child, argv, timeout_s) as attended:
+        yield attended.pieces()
+
+
+@contextmanager
+def feeding(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    run_as: Account | None = None,
+    may_end_early: bool = False,
+) -> Iterator["Fed"]:
+    """Run a program that reads its standard input from us; at the end of the block it must have ended well.
+
+    Args:
+        argv: As for ``start``.
+        timeout_s: After it the program is killed.
+        env: As for ``start``.
+        run_as: As for ``start``.
+        may_end_early: The program needs not read everything; what is written after its end goes nowhere.
+
+    Raises:
+        ProgramFailed: as for ``reading``, and while writing where the program ended early.
+    """
+    child = start(argv, env=env, run_as=run_as, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with _attended(child, argv, timeout_s) as attended:
+        fed = Fed(attended, may_end_early=may_end_early)
+        yield fed
+        fed.finish()
+
+
+class Fed:
+    """A program that is being fed.
+
+    Attributes:
+        stdout: What it wrote to its standard output; complete at the end of the block.
+    """
+
+    def __init__(self, attended: "_Attended", *, may_end_early: bool) -> None:
+        """Collect its output from now on."""
+        self.stdout = b""
+        self._attended = attended
+        self._may_end_early = may_end_early
+        self._ended = False
+        self._output = _Collector(attended.child.stdout, _MOST_COLLECTED_BYTES)
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Give it the next bytes.
+
+        Raises:
+            ProgramFailed: it ended before its input did.
+        """
+        if not self._ended and self._attended.child.stdin is not None:
+            try:
+                self._attended.child.stdin.write(data)
+            except BrokenPipeError:
+                self._end()
+        return len(data)
+
+    def finish(self) -> None:
+        """End its input and wait for its end."""
+        stdin = self._attended.child.stdin
+        if not self._ended and stdin is not None:
+            try:
+                stdin.close()
+            except BrokenPipeError:
+                self._end()
+        self._attended.finish()
+        self.stdout = self._output.text()
+
+    def _end(self) -> None:
+        self._ended = True
+        if not self._may_end_early:
+            self._attended.finish()
+            raise ProgramFailed(f"{self._attended.name} ended before its input did")
+
+
+class _Collector:
+    """Reads a pipe to its end in a thread and keeps the end of it, so that no program waits for us to read."""
+
+    def __init__(self, pipe: IO[bytes] | None, most_bytes: int) -> None:
+        self._data = bytearray()
+        self._most_bytes = most_bytes
+        self._thread = Thread(target=self._run, args=(pipe,), daemon=True, name="collect")
+        self._thread.start()
+
+    def text(self) -> bytes:
+        self._thread.join()
+        return bytes(self._data)
+
+    def _run(self, pipe: IO[bytes] | None) -> None:
+        while pipe is not None and (data := os.read(pipe.fileno(), _PIECE_BYTES)):
+            self._data += data
+            del self._data[: -self._most_bytes]
+
+
+class _Attended:
+    """A child with a deadline whose complaints are collected."""
+
+    def __init__(self, child: Child, name: str, timeout_s: float) -> None:
+        self.child = child
+        self.name = name
+        self._timeout_s = timeout_s
+        self._overdue = False
+        self._complaints = _Collector(child.stderr, _TAIL_CHARACTERS * 4)
+        self._timer = Timer(timeout_s, self._stop)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield standard output; ends only where the program ended well."""
+        while self.child.stdout is not None and (data := os.read(self.child.stdout.fileno(), _PIECE_BYTES)):
+            yield data
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for its end, which must be a good one."""
+        code = self.child.wait()
+        if self._overdue:
+            raise ProgramFailed(f"{self.name} did not finish within {self._timeout_s:g} s and was stopped")
+        if code != 0:
+            said = _text(self._complaints.text()).strip()[-_TAIL_CHARACTERS:]
+            raise ProgramFailed(f"{self.name} ended with code {code}: {said}")
+
+    def close(self) -> None:
+        """Kill what still runs, and close the pipes."""
+        self._timer.cancel()
+        if self.child.poll() is None:
+            kill_group(self.child)
+        self._complaints.text()
+        for pipe in (self.child.stdin, self.child.stdout, self.child.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _stop(self) -> None:
+        self._overdue = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _attended(child: Child, argv: Sequence[str | os.PathLike[str]], timeout_s: float) -> Iterator[_Attended]:
+    attended = _Attended(child, Path(argv[0]).name, timeout_s)
+    try:
+        yield attended
+    finally:
+        attended.close()
 
 
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:

@@ -16,7 +16,7 @@ from bb_ops.errors import ServerUnusable, UsageError
 from bb_ops.findings import Value
 from bb_ops.progress import Progress
 from bb_ops.repository.ids import BackupKind, SlotKey
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 
@@ -64,7 +64,7 @@ def plan_full_backup(dsn: Dsn, repository: Repository, options: FullBackupOption
 
 def take_full_backup(
     dsn: Dsn, repository: Repository, options: FullBackupOptions, clock: Clock, progress: Progress
-) -> BackupCommit:
+) -> PhysicalCommit:
     """Take a full backup. It exists once this returns; a crash before leaves only uncommitted objects.
 
     Raises:

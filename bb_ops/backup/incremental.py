@@ -23,7 +23,7 @@ from bb_ops.postgres.wal_summaries import read_summaries
 from bb_ops.progress import Progress
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.ids import BackupId, BackupKind, SlotKey
-from bb_ops.repository.manifest import BackupCommit, ObjectRole
+from bb_ops.repository.manifest import ObjectRole, PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def plan_incremental_backup(
 
 def take_incremental_backup(
     dsn: Dsn, repository: Repository, options: IncrementalBackupOptions, clock: Clock, progress: Progress
-) -> BackupCommit:
+) -> PhysicalCommit:
     """Take an increment on the newest whole backup, or a full where that cannot be; ``fallback_reason`` then says why.
 
     It exists once this returns; a crash before leaves only uncommitted objects.
@@ -137,7 +137,7 @@ def _open_parent(repository: Repository, choice: Choice) -> tuple[Parent | None,
         return None, f"the backup manifest of {commit.id} cannot be used: {error}"
 
 
-def _read_manifest(repository: Repository, commit: BackupCommit) -> bytes:
+def _read_manifest(repository: Repository, commit: PhysicalCommit) -> bytes:
     buffer = io.BytesIO()
     for entry in commit.with_role(ObjectRole.MANIFEST):
         repository.open_object(commit, entry, buffer)

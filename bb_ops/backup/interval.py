@@ -18,7 +18,7 @@ from bb_ops.errors import BbOpsError, PartlyDone, ServerUnusable
 from bb_ops.postgres.wal_summaries import OLDEST_VERSION, SummaryFacts, read_summaries
 from bb_ops.progress import Progress
 from bb_ops.repository.catalog import CatalogEntry, read_catalog
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 
@@ -47,7 +47,7 @@ class Interval:
     """
 
     span: Incremental | None
-    backup: BackupCommit | None
+    backup: PhysicalCommit | None
     skipped: str | None
     errors: tuple[BbOpsError, ...]
 
@@ -152,7 +152,7 @@ def take_interval(
 
 def _take_blocks(
     dsn: Dsn, repository: Repository, options: IncrementalBackupOptions, clock: Clock, progress: Progress
-) -> tuple[BackupCommit | None, str | None]:
+) -> tuple[PhysicalCommit | None, str | None]:
     """Take what belongs beside a span; return it, or why nothing does."""
     facts = read_source(dsn, repository, clock)
     decision = _decide(dsn, repository, facts)

@@ -8,7 +8,7 @@ from bb_ops.engines.native import NAME
 from bb_ops.postgres import wal_summaries
 from bb_ops.postgres.wal_summaries import SummaryFacts
 from bb_ops.repository.catalog import CatalogEntry
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Choice:
         reason: Then why, in words for an operator; None where there is a parent.
     """
 
-    parent: BackupCommit | None
+    parent: PhysicalCommit | None
     reason: str | None
 
 
@@ -41,7 +41,7 @@ def choose_parent(
     if not summaries.enabled:
         return _full("summarize_wal is off: run ALTER SYSTEM SET summarize_wal = on; SELECT pg_reload_conf()")
     mine = [one for one in entries if one.commit.system_id == identity.system_id and one.commit.engine == NAME]
-    whole = [one.commit for one in mine if not one.problems]
+    whole = [one.physical for one in mine if not one.problems]
     if not whole:
         broken = f"; {mine[-1].problems[0]}" if mine else ""
         return _full(f"there is no whole backup of system {identity.system_id} to build on{broken}")
@@ -53,7 +53,7 @@ def choose_parent(
     return Choice(parent, None) if reason is None else _full(reason)
 
 
-def _obstacle(parent: BackupCommit, facts: SourceFacts, summaries: SummaryFacts, most_increments: int) -> str | None:
+def _obstacle(parent: PhysicalCommit, facts: SourceFacts, summaries: SummaryFacts, most_increments: int) -> str | None:
     if parent.server_major != facts.server.major:
         return f"{parent.id} is of PostgreSQL {parent.server_major}, the server is {facts.server.major}"
     if parent.data_checksums != facts.server.data_checksums:

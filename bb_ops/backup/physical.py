@@ -16,7 +16,7 @@ from bb_ops.postgres.replication import SystemIdentity
 from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.ids import BackupId, BackupKind, SlotKey, daily_slot, new_backup_id
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class SourceFacts:
 class Parent:
     """What an increment builds on, and the backup manifest that tells the server so."""
 
-    commit: BackupCommit
+    commit: PhysicalCommit
     manifest: bytes
 
 
@@ -102,7 +102,7 @@ def take_backup(  # noqa: PLR0913 - one fact each
     *,
     parent: Parent | None = None,
     fallback_reason: str | None = None,
-) -> BackupCommit:
+) -> PhysicalCommit:
     """Take a backup, an increment where a parent is given. It exists once this returns.
 
     Raises:
@@ -151,10 +151,10 @@ def _commit(  # noqa: PLR0913 - one fact each
     fallback_reason: str | None,
     clock: Clock,
     watch: Stopwatch,
-) -> BackupCommit:
+) -> PhysicalCommit:
     stopped_at = clock.now()
     fingerprints_s = taken.fingerprints.duration_s if taken.fingerprints else 0.0
-    return BackupCommit(
+    return PhysicalCommit(
         id=backup_id,
         kind=BackupKind.FULL if parent is None else BackupKind.INCREMENTAL,
         engine=NAME,

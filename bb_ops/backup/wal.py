@@ -215,7 +215,7 @@ class _Session:
             catalog = read_catalog(self._archive.repository, self._archive.system_id)
         except RepositoryMissing:
             return _Start(timeline, start, None, Lsn(0))
-        commits = [entry.commit for entry in catalog.entries if entry.commit.timeline == timeline]
+        commits = [entry.physical for entry in catalog.physical if entry.physical.timeline == timeline]
         wanted = max((commit.wal_end_lsn.segment_start(self._size) for commit in commits), default=None)
         if wanted is not None and wanted < start:
             return _Start(timeline, wanted, None, Lsn(0))

@@ -261,8 +261,8 @@ class _Sealer:
         if timeline in self._facts.histories:
             return _Beginning(self._facts.histories[timeline].begins.segment_start(size), None, None)
         catalog = read_catalog(self._repository, self._facts.system_id)
-        for entry in reversed(catalog.entries):
-            commit = entry.commit
+        for entry in reversed(catalog.physical):
+            commit = entry.physical
             if commit.timeline == timeline and not entry.failed:
                 return _Beginning(commit.wal_end_lsn.segment_start(size), commit.id, commit.as_of)
         return None

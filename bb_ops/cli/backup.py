@@ -6,15 +6,14 @@ import click
 
 from bb_ops.backup.full import plan_full_backup, take_full_backup
 from bb_ops.bootstrap import Operations, operations
-from bb_ops.cli.describe import describe, summary
+from bb_ops.cli.describe import describe, report
+from bb_ops.cli.dumps import logical, schema
 from bb_ops.cli.incremental import incremental
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
 from bb_ops.errors import RepositoryMissing, ServerUnusable
-from bb_ops.process import peak_memory_bytes
 from bb_ops.recovery.combine import combine, plan_combine
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
-from bb_ops.repository.manifest import BackupCommit
 from bb_ops.repository.status import RegionStatus, region_status
 from bb_ops.repository.windows import read_windows
 
@@ -27,7 +26,8 @@ def command() -> None:
     """Take backups and see what exists."""
 
 
-command.add_command(incremental)
+for added in (incremental, logical, schema):
+    command.add_command(added)
 
 
 @command.command("full")
@@ -51,7 +51,7 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
         return ServerUnusable.exit_code if plan.refusals else 0
     with progress_bar() as progress:
         commit = take_full_backup(ops.database, ops.repository, options, ops.clock, progress)
-    _report(commit, as_json=as_json)
+    report(commit, as_json=as_json)
     return 0
 
 
@@ -71,16 +71,8 @@ def combine_(*, backup_id: str, dry_run: bool, as_json: bool) -> int:
         return 0
     with progress_bar() as progress:
         commit = combine(ops.repository, entry, options, ops.clock, progress)
-    _report(commit, as_json=as_json)
+    report(commit, as_json=as_json)
     return 0
-
-
-def _report(commit: BackupCommit, *, as_json: bool) -> None:
-    peak = peak_memory_bytes()
-    if as_json:
-        emit({"schema_id": "bb-ops/backup/1", **describe(commit), "peak_memory_bytes": peak})
-    else:
-        click.echo(summary(commit))
 
 
 @command.command("list")
@@ -137,7 +129,7 @@ def show(*, backup_id: str, as_json: bool) -> int:
         for region, entry in found:
             click.echo(f"\n{region}: proven {_level(entry) or 'not measured'}")
             for step in entry.proofs[-1].steps if entry.proofs else ():
-                click.echo(f"  {step.level} {step.outcome:12} {step.evidence}")
+                click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
             for problem in entry.problems:
                 click.echo(f"  DAMAGED {problem}")
     return _DAMAGED if any(entry.problems for _, entry in found) else 0

@@ -7,7 +7,8 @@ import click
 from bb_ops.bootstrap import operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
 from bb_ops.findings import Outcome
-from bb_ops.recovery.full import RecoverOptions, plan_full, recover_full
+from bb_ops.recovery.cluster import plan_cluster, recover_cluster
+from bb_ops.recovery.full import RecoverOptions
 from bb_ops.repository.catalog import read_catalog
 
 _NOT_MEASURED = 13
@@ -33,6 +34,8 @@ def full(  # noqa: PLR0913 - one option each
 ) -> int:
     """Restore the backup SOURCE into an empty directory and check it against PostgreSQL's own manifest.
 
+    A logical or schema backup is loaded into a new cluster there, after every byte of it was verified.
+
     Exit 0 when every check passed, 13 when PostgreSQL's programs to check it are missing, 5 when it is damaged.
     """
     ops = operations()
@@ -40,7 +43,7 @@ def full(  # noqa: PLR0913 - one option each
     entry = read_catalog(repository).find(source)
     options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user)
     if dry_run:
-        plan = plan_full(repository, entry, options)
+        plan = plan_cluster(repository, entry, options)
         size = human_bytes(plan.restore_bytes)
         if as_json:
             emit(plan.model_dump(mode="json"))
@@ -48,7 +51,7 @@ def full(  # noqa: PLR0913 - one option each
             click.echo(f"would restore {plan.backup_id} from {plan.region} ({size}) into {plan.into}")
         return 0
     with progress_bar() as progress:
-        done, error = recover_full(repository, entry, options, progress)
+        done, error = recover_cluster(repository, entry, options, progress)
     if as_json:
         emit(done.model_dump(mode="json"))
     else:
@@ -57,7 +60,7 @@ def full(  # noqa: PLR0913 - one option each
         at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
         click.echo(f"shows the state of {at}, proven {done.proof}")
         for step in done.steps:
-            click.echo(f"  {step.level} {step.outcome:12} {step.evidence}")
+            click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
         if done.connection_string:
             click.echo(f"connect with: {done.connection_string}")
     if error is not None:

@@ -52,11 +52,11 @@ def _print(proof: Proof) -> None:
     reached = f"proven {proof.level or 'nothing'}, {proof.outcome}, in {proof.duration_s} s"
     click.echo(f"{proof.backup_id} in {proof.region}: {reached}")
     for step in proof.steps:
-        click.echo(f"  {step.level} {step.outcome:12} {step.duration_s:8.2f} s  {step.evidence}")
+        click.echo(f"  {step.level} {step.outcome:14} {step.duration_s:8.2f} s  {step.evidence}")
 
 
 def _reason(proof: Proof, error: BbOpsError | None) -> str:
     if error is not None:
         return str(error)
-    step = next(step for step in proof.steps if step.outcome != Outcome.PASS)
+    step = next(step for step in proof.steps if step.outcome not in {Outcome.PASS, Outcome.NOT_APPLICABLE})
     return f"{step.level} {step.outcome}: {step.evidence}"

@@ -14,7 +14,7 @@ from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import Catalog, read_catalog
 from bb_ops.repository.ids import BackupId, SlotKey
-from bb_ops.repository.manifest import BackupCommit, StoredObject
+from bb_ops.repository.manifest import BackupCommit, PhysicalCommit, StoredObject
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.sealed import verify_stored
 
@@ -140,7 +140,7 @@ def copy_backup(source: Repository, destination: Repository, commit: BackupCommi
             differ from the signed hashes.
     """
     watch = Stopwatch()
-    parent = commit.parent_id
+    parent = commit.parent_id if isinstance(commit, PhysicalCommit) else None
     if parent is not None and destination.read_commit(commit.system_id, parent) is None:
         raise IntegrityError(f"it builds on {parent}, which is not in {destination.region}: nothing was copied")
     _LOGGER.info("copy starts", extra={"backup_id": commit.id, "region": destination.region})

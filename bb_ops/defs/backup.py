@@ -10,7 +10,7 @@ from bb_ops.defs.partitions import DAILY_SLOTS
 from bb_ops.defs.resources import LoggedProgress, OperationsResource, failures
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.ids import SLOT_TIME
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.status import slot_punctuality
@@ -135,7 +135,7 @@ def full_backup_restore_test(context: dg.AssetExecutionContext, operations: Oper
         )
 
 
-def _backup_checks(repository: Repository, commit: BackupCommit) -> list[dg.AssetCheckResult]:
+def _backup_checks(repository: Repository, commit: PhysicalCommit) -> list[dg.AssetCheckResult]:
     """Look at what is stored now, not at what the backup said of itself."""
     catalog = read_catalog(repository, commit.system_id)
     entry = catalog.find(commit.id)

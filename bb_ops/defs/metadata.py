@@ -5,15 +5,49 @@ import dagster as dg
 from bb_ops.cross_region.transfer import CopiedBackup
 from bb_ops.findings import Outcome
 from bb_ops.repository.ids import slot_window
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import BackupCommit, LogicalCommit, PhysicalCommit
 from bb_ops.repository.reports import Level, Proof
 
 _MV = dg.MetadataValue
 Metadata = dict[str, dg.MetadataValue]
 
 
-def backup_metadata(commit: BackupCommit, url: str) -> Metadata:
-    """Describe a backup."""
+def backup_metadata(commit: PhysicalCommit, url: str) -> Metadata:
+    """Describe a physical backup."""
+    return {
+        **_common(commit, url),
+        "timeline": _MV.int(commit.timeline),
+        "start_lsn": _MV.text(str(commit.start_lsn)),
+        "end_lsn": _MV.text(str(commit.end_lsn)),
+        "wal_end_lsn": _MV.text(str(commit.wal_end_lsn)),
+        "command": _MV.text("bb-ops backup full"),
+    }
+
+
+def dump_metadata(commit: LogicalCommit, url: str) -> Metadata:
+    """Describe a logical or schema backup."""
+    rows = [
+        dg.TableRecord(
+            {
+                "database": database.name,
+                "size_bytes": database.size_bytes,
+                "raw_bytes": commit.named(database.dump).raw_size_bytes,
+                "stored_bytes": commit.named(database.dump).size_bytes,
+                "anchor_lsn": str(database.anchor_lsn),
+            }
+        )
+        for database in commit.databases
+    ]
+    return {
+        **_common(commit, url),
+        "client_version": _MV.text(commit.client_version),
+        "anchor_lsn": _MV.text(str(commit.position)),
+        "databases": _MV.table(rows),
+        "command": _MV.text(f"bb-ops backup {commit.kind}"),
+    }
+
+
+def _common(commit: BackupCommit, url: str) -> Metadata:
     return {
         "backup_id": _MV.text(commit.id),
         "slot": _MV.text(commit.slot),
@@ -29,10 +63,6 @@ def backup_metadata(commit: BackupCommit, url: str) -> Metadata:
         "encryption": _MV.text(commit.encryption),
         "server_version": _MV.text(commit.server_version),
         "system_id": _MV.text(commit.system_id),
-        "timeline": _MV.int(commit.timeline),
-        "start_lsn": _MV.text(str(commit.start_lsn)),
-        "end_lsn": _MV.text(str(commit.end_lsn)),
-        "wal_end_lsn": _MV.text(str(commit.wal_end_lsn)),
         "dagster/uri": _MV.text(url),
         "objects": _MV.table(
             [
@@ -42,7 +72,6 @@ def backup_metadata(commit: BackupCommit, url: str) -> Metadata:
                 for entry in commit.objects
             ]
         ),
-        "command": _MV.text("bb-ops backup full"),
     }
 
 

@@ -1,6 +1,6 @@
 """Cuts archives into parts at member boundaries and seals each, so that a restore can open them side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -68,6 +68,20 @@ class PartWriter:
         writer = SealedWriter(self._store, self._prefix + name, self._seal)
         self._unfinished.append(writer)
         writer.write(data)
+        self._finish(writer, name, role, None)
+
+    def add_stream(self, name: str, role: ObjectRole, pieces: Iterable[bytes]) -> None:
+        """Seal an object of any size, piece by piece, as it comes."""
+        writer = SealedWriter(self._store, self._prefix + name, self._seal, self._pool)
+        self._unfinished.append(writer)
+        batch = bytearray()
+        for piece in pieces:
+            batch += piece
+            if len(batch) >= _BATCH_BYTES:
+                writer.write(batch)
+                batch = bytearray()  # the writer's from now on
+        if batch:
+            writer.write(batch)
         self._finish(writer, name, role, None)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Looks at settings, keys, servers, stores and leftovers, and says how to mend what is wrong."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from bb_ops.dsn import Dsn
@@ -10,6 +10,7 @@ from bb_ops.findings import Finding, Outcome, Severity
 from bb_ops.postgres.cluster import read_facts, refusals
 from bb_ops.postgres.programs import find_programs
 from bb_ops.repository.catalog import Leftover, read_catalog
+from bb_ops.repository.ids import BackupKind
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.base import Unfinished
 
@@ -136,8 +137,9 @@ def remove_leftovers(repository: Repository) -> tuple[int, int]:
         repository.open()
     except RepositoryMissing:
         return 0, 0
-    lock = repository.lock
-    with lock("full", "doctor"), lock("combine", "doctor"), lock("sync", "doctor"):
+    with ExitStack() as stack:
+        for name in (*BackupKind, "combine", "sync"):  # a backup holds the lock of its kind
+            stack.enter_context(repository.lock(name, "doctor"))
         leftovers, uploads = find_leftovers(repository)
         for left in leftovers:
             for key in left.keys:

@@ -1,4 +1,4 @@
-"""Counts and digests of every table, bound to one exact position in the write-ahead log.
+"""Counts and digests of every table, bound to one exact position in the write-ahead log, or to a dump's snapshot.
 
 The anchor is exact when nothing was written while the snapshots were taken: the insert position did not move, no
 other session was inside a transaction that could be committing, and no prepared transaction existed. A commit whose
@@ -10,6 +10,7 @@ database.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import Enum
 
 import psycopg
 from psycopg import sql
@@ -46,16 +47,32 @@ SELECT count(*) FILTER (WHERE backend_xid IS NOT NULL AND state IS DISTINCT FROM
 FROM pg_stat_activity WHERE pid <> pg_backend_pid()
 """
 _TABLES = """
-SELECT n.nspname, c.relname, c.relpersistence, pg_relation_size(c.oid)
+SELECT n.nspname, c.relname, c.relpersistence, c.relkind, pg_relation_size(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
-ORDER BY 4, 1, 2
+ORDER BY 5, 1, 2
 """
 _LARGE_OBJECTS = """
 SELECT count(*), coalesce(sum(hashtextextended(loid::text || ':' || pageno::text || ':' || md5(data), 0)), 0)
 FROM pg_largeobject
 """
+# By content, which needs no superuser and does not depend on which pages of a large object were ever written.
+_LARGE_OBJECTS_BY_CONTENT = """
+SELECT count(*), coalesce(sum(hashtextextended(oid::text || ':' || md5(lo_get(oid)), 0)), 0)
+FROM pg_largeobject_metadata
+"""
+_LEFT_OUT_OF_PAGES = "unlogged table {}: its rows are not part of a physical backup"
+_LEFT_OUT_OF_DUMPS = "materialized view {}: a dump holds its query; its rows are made anew by the restore"
+
+
+class Contents(Enum):
+    """What a backup holds, and so what can be compared."""
+
+    PAGES = "pages"
+    """Everything but the rows of unlogged tables."""
+    DUMP = "dump"
+    """Everything but the rows of materialized views."""
 
 
 class TableFingerprint(Value):
@@ -80,7 +97,7 @@ class Fingerprints(Value):
     Attributes:
         anchor_lsn: The position the rows belong to.
         exact: Whether equality at the anchor is provable; else other writes overlapped the snapshots.
-        skipped: What is not part of a physical backup by nature: unlogged tables.
+        skipped: What is not part of such a backup by nature.
         unseen: Databases that were not looked at, each with the reason.
     """
 
@@ -99,25 +116,47 @@ class _Database:
     connection: psycopg.Connection[tuple[object, ...]]
 
 
-def take_fingerprints(dsn: Dsn, *, budget_s: float, anchored: bool = True) -> Fingerprints:
+def pin_settings(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Make rows read the same on every server; transactions of this connection are read-only snapshots from now on."""
+    connection.execute(_PINNED)
+
+
+def count_in_snapshot(
+    connection: psycopg.Connection[tuple[object, ...]], dbname: str, contents: Contents, budget_s: float
+) -> tuple[list[TableFingerprint], list[str]]:
+    """Count and hash every table of a database in the snapshot that ``connection`` holds open, after ``pin_settings``.
+
+    Returns:
+        The tables, and what is left out by nature.
+
+    Raises:
+        psycopg.Error: the connection broke off.
+    """
+    return _fingerprint_database(_Database(dbname, connection), contents, Stopwatch(), budget_s)
+
+
+def take_fingerprints(
+    dsn: Dsn, *, budget_s: float, anchored: bool = True, contents: Contents = Contents.PAGES
+) -> Fingerprints:
     """Count and hash every table of every database in snapshots of one moment.
 
     Args:
         dsn: The server; its role needs SELECT on the tables, and pg_read_all_stats for an exact anchor.
         budget_s: Seconds after which tables that are still waiting are left out, and said to be.
         anchored: False for a server that nobody else uses: its present state needs no search for a quiet moment.
+        contents: What the backup that is compared with holds.
 
     Raises:
         ServerUnusable: the server cannot be reached.
         BackupFailed: a connection broke off.
     """
     try:
-        return _take(dsn, budget_s, anchored=anchored)
+        return _take(dsn, budget_s, contents, anchored=anchored)
     except psycopg.Error as error:
         raise BackupFailed(f"PostgreSQL at {dsn}: counting rows broke off: {redact(dsn, str(error))}") from None
 
 
-def _take(dsn: Dsn, budget_s: float, *, anchored: bool) -> Fingerprints:
+def _take(dsn: Dsn, budget_s: float, contents: Contents, *, anchored: bool) -> Fingerprints:
     watch = Stopwatch()
     with ExitStack() as stack:
         control = stack.enter_context(connect(dsn))
@@ -131,7 +170,7 @@ def _take(dsn: Dsn, budget_s: float, *, anchored: bool) -> Fingerprints:
         for database in databases:
             if not anchored:
                 _snapshot(database)
-            found, left_out = _fingerprint_database(database, watch, budget_s)
+            found, left_out = _fingerprint_database(database, contents, watch, budget_s)
             tables += found
             skipped += left_out
     return Fingerprints(
@@ -146,7 +185,7 @@ def _take(dsn: Dsn, budget_s: float, *, anchored: bool) -> Fingerprints:
 
 def _open(stack: ExitStack, dsn: Dsn, name: str) -> _Database:
     connection = stack.enter_context(connect(dsn, dbname=name))
-    connection.execute(_PINNED)
+    pin_settings(connection)
     return _Database(name, connection)
 
 
@@ -177,14 +216,17 @@ def _insert_position(control: psycopg.Connection[tuple[object, ...]]) -> Lsn:
 
 
 def _fingerprint_database(
-    database: _Database, watch: Stopwatch, budget_s: float
+    database: _Database, contents: Contents, watch: Stopwatch, budget_s: float
 ) -> tuple[list[TableFingerprint], list[str]]:
     found: list[TableFingerprint] = []
     skipped: list[str] = []
-    for schema, table, persistence, _ in database.connection.execute(_TABLES).fetchall():
+    for schema, table, persistence, kind, _ in database.connection.execute(_TABLES).fetchall():
         name = f"{schema}.{table}"
-        if persistence == "u":
-            skipped.append(f"unlogged table {database.name}/{name}: its rows are not part of a physical backup")
+        if contents == Contents.PAGES and persistence == "u":
+            skipped.append(_LEFT_OUT_OF_PAGES.format(f"{database.name}/{name}"))
+            continue
+        if contents == Contents.DUMP and kind == "m":
+            skipped.append(_LEFT_OUT_OF_DUMPS.format(f"{database.name}/{name}"))
             continue
         query = sql.SQL(
             "SELECT count(*), coalesce(sum(hashtextextended((r.*)::text COLLATE {collation}, 0)), 0) "
@@ -193,7 +235,8 @@ def _fingerprint_database(
         found.append(_measure(database, name, query, watch, budget_s))
     large_objects = database.connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
     if large_objects and large_objects[0]:  # the table itself is closed to ordinary roles, also where it is empty
-        found.append(_measure(database, "pg_catalog.pg_largeobject", sql.SQL(_LARGE_OBJECTS), watch, budget_s))
+        all_of_them = sql.SQL(_LARGE_OBJECTS if contents == Contents.PAGES else _LARGE_OBJECTS_BY_CONTENT)
+        found.append(_measure(database, "pg_catalog.pg_largeobject", all_of_them, watch, budget_s))
     return found, skipped
 
 

@@ -16,6 +16,8 @@ from bb_ops.process import Account
 _PROGRAM_TIMEOUT_S = 4 * 3600.0
 _MOST_COMPLAINTS = 5
 _AMCHECK_FOUND = 2
+_WHATEVER_DATABASES_SAY = "-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0"
+"""A database may set these for its sessions (ALTER DATABASE … SET); an option of the connection wins."""
 _DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND datname <> 'template0' ORDER BY datname"
 _CHECKS = """
 SELECT conrelid::regclass::text, conname, pg_get_expr(conbin, conrelid)
@@ -119,6 +121,7 @@ def check_indexes(programs: Programs, dsn: Dsn, owner: Account | None) -> Inspec
             ),
         ],
         timeout_s=_PROGRAM_TIMEOUT_S,
+        env={"PGOPTIONS": _WHATEVER_DATABASES_SAY},
         run_as=owner,
         accept=frozenset({0, _AMCHECK_FOUND}),
     )

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from bb_ops import process
-from bb_ops.errors import NotMeasured, ProgramFailed
+from bb_ops.errors import NotMeasured, ProgramFailed, ServerUnusable
 
 _SYSTEM_PATTERNS = (
     "/usr/lib/postgresql/*/bin",
@@ -55,20 +55,46 @@ def find_programs(major: int, directories: Iterable[Path] = ()) -> Programs:
     )
 
 
+def find_clients(server_major: int, directories: Iterable[Path] = ()) -> Programs:
+    """Find pg_dump and its companions of a server's major version, else of the nearest newer one.
+
+    Raises:
+        ServerUnusable: there are only older ones, which would leave out what they do not know, or none.
+    """
+    return choose_clients(server_major, list(_installed_with("pg_dump", tuple(directories))))
+
+
+def choose_clients(server_major: int, found: Iterable[Programs]) -> Programs:
+    """Choose among installations: the server's own major version, else the nearest newer one. Pure."""
+    programs = list(found)
+    usable = [entry for entry in programs if entry.major >= server_major]
+    if usable:
+        return min(usable, key=lambda entry: entry.major)  # the first of equals: the order is that of preference
+    seen = ", ".join(f"{entry.major} in {entry.directory}" for entry in programs) or "none"
+    raise ServerUnusable(
+        f"the server is PostgreSQL {server_major}, and pg_dump must not be older, or it leaves out what it does not "
+        f"know (found: {seen}): install postgresql-client-{server_major} or name its folder in BB_OPS_PG_BINDIR"
+    )
+
+
 def installed(directories: tuple[Path, ...] = ()) -> Iterator[Programs]:
     """Yield every installation found, in the order of preference."""
+    return _installed_with("postgres", directories)
+
+
+def _installed_with(program: str, directories: tuple[Path, ...]) -> Iterator[Programs]:
     for directory in (*directories, *_system_directories(), *_wheel_directories()):
-        major = _major(directory)
+        major = _major(directory, program)
         if major is not None:
             yield Programs(directory, major)
 
 
 @lru_cache
-def _major(directory: Path) -> int | None:
-    if not (directory / "postgres").is_file():
+def _major(directory: Path, program: str) -> int | None:
+    if not (directory / program).is_file():
         return None
     try:
-        answer = process.run([directory / "postgres", "--version"], timeout_s=_VERSION_TIMEOUT_S)
+        answer = process.run([directory / program, "--version"], timeout_s=_VERSION_TIMEOUT_S)
     except ProgramFailed:
         return None
     match = _VERSION.search(answer.stdout)

@@ -21,7 +21,7 @@ from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL
 from bb_ops.recovery.restore import Restored, complete_target, extract_backup, read_fingerprints, restore
 from bb_ops.recovery.target import Target, prepare_target
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _FICLONE = 0x40049409
 
 def restore_backup(  # noqa: PLR0913 - each is a separate fact
     repository: Repository,
-    chain: Sequence[BackupCommit],
+    chain: Sequence[PhysicalCommit],
     target: Target,
     programs: Callable[[], Programs],
     progress: Progress,
@@ -62,7 +62,7 @@ def restore_backup(  # noqa: PLR0913 - each is a separate fact
     return _restore_chain(repository, chain, target, programs(), progress, durable=durable)
 
 
-def require_programs(chain: Sequence[BackupCommit], programs: Callable[[], Programs]) -> None:
+def require_programs(chain: Sequence[PhysicalCommit], programs: Callable[[], Programs]) -> None:
     """Prove, before anything is written, that the programs to join a chain are here.
 
     Raises:
@@ -76,7 +76,7 @@ def require_programs(chain: Sequence[BackupCommit], programs: Callable[[], Progr
         raise UsageError(f"{chain[-1].id} is an increment, which pg_combinebackup must join: {error}") from error
 
 
-def refuse_unfit(chain: Sequence[BackupCommit]) -> None:
+def refuse_unfit(chain: Sequence[PhysicalCommit]) -> None:
     """Refuse what pg_combinebackup would join into garbage (PostgreSQL manual, pg_combinebackup, Limitations).
 
     Raises:
@@ -95,7 +95,7 @@ def refuse_unfit(chain: Sequence[BackupCommit]) -> None:
 
 def _restore_chain(  # noqa: PLR0913 - each is a separate fact
     repository: Repository,
-    chain: Sequence[BackupCommit],
+    chain: Sequence[PhysicalCommit],
     target: Target,
     programs: Programs,
     progress: Progress,
@@ -141,7 +141,7 @@ def _member(target: Target, folder: Path) -> Target:
     return member
 
 
-def _check_member(programs: Programs, member: Target, commit: BackupCommit) -> None:
+def _check_member(programs: Programs, member: Target, commit: PhysicalCommit) -> None:
     """Prove that a backup of the chain is complete: pg_combinebackup would not miss a file that is not there."""
     complaints = inspect.check_manifest(programs, member.directory, member.owner, ignore=())
     if complaints:
@@ -149,7 +149,7 @@ def _check_member(programs: Programs, member: Target, commit: BackupCommit) -> N
 
 
 def _combine(
-    programs: Programs, chain: Sequence[BackupCommit], members: Sequence[Target], target: Target, result: Path
+    programs: Programs, chain: Sequence[PhysicalCommit], members: Sequence[Target], target: Target, result: Path
 ) -> None:
     last = members[-1]
     mappings = []

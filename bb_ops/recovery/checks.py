@@ -13,7 +13,7 @@ from bb_ops.postgres.programs import Programs
 from bb_ops.process import Account
 from bb_ops.recovery.target import MARKER
 from bb_ops.repository.ids import BackupId
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 
 
 def check_contents(
@@ -35,7 +35,9 @@ def check_contents(
     return Outcome.PASS, "pg_verifybackup: every file of backup_manifest is there and right"
 
 
-def check_wal(programs: Programs, directory: Path, commit: BackupCommit, owner: Account | None) -> tuple[Outcome, str]:
+def check_wal(
+    programs: Programs, directory: Path, commit: PhysicalCommit, owner: Account | None
+) -> tuple[Outcome, str]:
     """L3: every WAL record from the start of replay to the recorded end can be read."""
     end = commit.wal_end_lsn if commit.wal_end_lsn % commit.wal_segment_bytes else commit.end_lsn
     complaints = inspect.check_wal(programs, directory, commit.timeline, commit.start_lsn, end, owner)
@@ -44,7 +46,7 @@ def check_wal(programs: Programs, directory: Path, commit: BackupCommit, owner: 
     return Outcome.PASS, f"pg_waldump: WAL is continuous from {commit.start_lsn} to {end} on timeline {commit.timeline}"
 
 
-def reached_position(dsn: Dsn, commit: BackupCommit) -> tuple[Outcome, str]:
+def reached_position(dsn: Dsn, commit: PhysicalCommit) -> tuple[Outcome, str]:
     """L4: the checkpoint that ended recovery lies at or behind the position that the commit promises."""
     with connect(dsn) as connection:
         row = connection.execute(

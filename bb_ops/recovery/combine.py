@@ -26,7 +26,7 @@ from bb_ops.recovery.target import MARKER, Target, check_target, server_account
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.ids import BackupId, BackupKind, new_backup_id
-from bb_ops.repository.manifest import BackupCommit, ObjectRole
+from bb_ops.repository.manifest import ObjectRole, PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def plan_combine(repository: Repository, entry: CatalogEntry, options: CombineOp
         UsageError: the backup is a full already, or PostgreSQL's programs are missing.
         IntegrityError: something of the chain is missing.
     """
-    commit = entry.commit
+    commit = entry.physical
     if commit.kind != BackupKind.INCREMENTAL:
         raise UsageError(f"{commit.id} is a full backup: there is nothing to combine")
     if entry.problems:
@@ -97,7 +97,7 @@ def plan_combine(repository: Repository, entry: CatalogEntry, options: CombineOp
 
 def combine(
     repository: Repository, entry: CatalogEntry, options: CombineOptions, clock: Clock, progress: Progress
-) -> BackupCommit:
+) -> PhysicalCommit:
     """Make a full backup out of an increment and its chain. It exists once this returns; the chain stays as it is.
 
     Safe to kill: a crash before the end leaves uncommitted objects and a throw-away copy, which `doctor` removes.
@@ -112,7 +112,7 @@ def combine(
     recipients, key = repository.recipients, repository.signing_key  # unusable keys are found before any work
     del recipients, key
     plan = plan_combine(repository, entry, options)
-    last = entry.commit
+    last = entry.physical
     backup_id = new_backup_id(BackupKind.FULL, clock.now())
     owner = server_account(options.server_user)
     _LOGGER.info("combine starts", extra={"backup_id": backup_id, "increments": len(plan.chain) - 1})
@@ -140,12 +140,12 @@ def combine(
     return commit
 
 
-def _programs(commit: BackupCommit, options: CombineOptions) -> Programs:
+def _programs(commit: PhysicalCommit, options: CombineOptions) -> Programs:
     return find_programs(commit.server_major, options.pg_bindirs)
 
 
 def _store(  # noqa: PLR0913 - one fact each
-    parts: PartWriter, repository: Repository, last: BackupCommit, target: Target, suffix: str, progress: Progress
+    parts: PartWriter, repository: Repository, last: PhysicalCommit, target: Target, suffix: str, progress: Progress
 ) -> None:
     """Store a restored directory as the server would have sent it: archives, manifest, fingerprints."""
     done = 0
@@ -192,13 +192,13 @@ def _below(root: Path) -> Iterator[Path]:
 def _commit(  # noqa: PLR0913 - one fact each
     backup_id: BackupId,
     plan: CombinePlan,
-    last: BackupCommit,
+    last: PhysicalCommit,
     parts: PartWriter,
     repository: Repository,
     clock: Clock,
     watch: Stopwatch,
-) -> BackupCommit:
-    facts = {name: getattr(last, name) for name in BackupCommit.model_fields}
+) -> PhysicalCommit:
+    facts = {name: getattr(last, name) for name in PhysicalCommit.model_fields}
     facts |= {
         "id": backup_id,
         "kind": BackupKind.FULL,
@@ -213,7 +213,7 @@ def _commit(  # noqa: PLR0913 - one fact each
         "objects": tuple(parts.objects),
         "bb_ops_version": __version__,
     }
-    return BackupCommit(**facts)
+    return PhysicalCommit(**facts)
 
 
 def _discard(parts: PartWriter, backup_id: BackupId) -> None:

@@ -23,7 +23,7 @@ from bb_ops.recovery.restore import (
 from bb_ops.recovery.target import Target, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.ids import BackupId
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level, Step
 from bb_ops.repository.repository import Repository
 
@@ -81,7 +81,7 @@ class RecoverPlan(Value):
     """What a recovery would do; nothing has been changed.
 
     Attributes:
-        chain: What is restored and joined, the full first.
+        chain: What is restored and joined, the full first; a dump's alone.
         restore_bytes: Room that it takes.
     """
 
@@ -103,7 +103,7 @@ def plan_full(repository: Repository, entry: CatalogEntry, options: RecoverOptio
         TargetRefused: the directory is not empty, in use, unreachable or too small.
         UsageError: the port is in use, or PostgreSQL's programs to join an increment are missing.
     """
-    commit = entry.commit
+    commit = entry.physical
     _refuse_damage(repository, entry)
     if options.start and not port_is_free(options.port):
         raise UsageError(f"port {options.port} is in use: choose another one with --port")
@@ -133,7 +133,7 @@ def recover_full(
         IntegrityError: the backup is damaged; the directory cannot be started.
         KeyRejected: our identities do not open it.
     """
-    watch, commit = Stopwatch(), entry.commit
+    watch, commit = Stopwatch(), entry.physical
     plan_full(repository, entry, options)
     target = _target(entry, options)
     owner = target.owner
@@ -168,10 +168,10 @@ def recover_full(
 
 def _target(entry: CatalogEntry, options: RecoverOptions) -> Target:
     room = needed_bytes(entry.chain)
-    return check_target(options.into, server_account(options.server_user), room, _oids(entry.commit))
+    return check_target(options.into, server_account(options.server_user), room, _oids(entry.physical))
 
 
-def _oids(commit: BackupCommit) -> tuple[int, ...]:
+def _oids(commit: PhysicalCommit) -> tuple[int, ...]:
     return tuple(space.oid for space in commit.tablespaces)
 
 
@@ -191,7 +191,7 @@ def _check_and_start(  # noqa: PLR0913 - one fact each
     programs: Programs | None,
 ) -> str | None:
     """Climb from L0 to L3, or to L4 with a server; return the server's address."""
-    directory, commit = restored.target.directory, entry.commit
+    directory, commit = restored.target.directory, entry.physical
     found: list[Programs] = [programs] if programs else []
     addresses: list[str] = []
 

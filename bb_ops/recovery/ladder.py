@@ -1,4 +1,8 @@
-"""The proof ladder: one rung after the other, each measured, the first that is not passed ends the climb."""
+"""The proof ladder: one rung after the other, each measured, the first that is not passed ends the climb.
+
+A rung that does not apply to a kind of backup is stepped over: it is recorded as such, it never is the level reached,
+and it does not keep the rungs above from being reached.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +43,11 @@ class Climb:
         self.steps[level] = Step(level=level.name, outcome=outcome, evidence=evidence, duration_s=watch.elapsed_s)
         return outcome == Outcome.PASS
 
+    def step_over(self, level: Level, reason: str) -> None:
+        """Record that a rung does not apply to this kind of backup."""
+        if level <= self.wanted:
+            self.steps[level] = Step(level=level.name, outcome=Outcome.NOT_APPLICABLE, evidence=reason, duration_s=0.0)
+
     def close(self) -> tuple[Step, ...]:
         """Return every rung up to the wanted one; what was not reached is not measured."""
         for level in Level:
@@ -51,10 +60,13 @@ class Climb:
 
     @property
     def reached(self) -> Level | None:
-        """The highest rung that passed together with all below it."""
+        """The highest rung that passed together with all below it that apply."""
         reached = None
         for level in Level:
-            if level not in self.steps or self.steps[level].outcome != Outcome.PASS:
+            outcome = self.steps[level].outcome if level in self.steps else Outcome.NOT_MEASURED
+            if outcome == Outcome.NOT_APPLICABLE:
+                continue
+            if outcome != Outcome.PASS:
                 break
             reached = level
         return reached

@@ -17,7 +17,7 @@ from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
 from bb_ops.recovery.target import Target, prepare_target
 from bb_ops.repository.ids import BackupId
-from bb_ops.repository.manifest import BackupCommit, ObjectRole, StoredObject
+from bb_ops.repository.manifest import BackupCommit, ObjectRole, PhysicalCommit, StoredObject
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.sealed import share_interpreter
 
@@ -45,7 +45,7 @@ class Restored:
 
 
 def restore(
-    repository: Repository, commit: BackupCommit, target: Target, progress: Progress, *, durable: bool
+    repository: Repository, commit: PhysicalCommit, target: Target, progress: Progress, *, durable: bool
 ) -> Restored:
     """Restore a full backup into a checked target.
 
@@ -73,7 +73,7 @@ def restore(
 
 def extract_backup(
     repository: Repository,
-    commit: BackupCommit,
+    commit: PhysicalCommit,
     target: Target,
     tell: Callable[[int], None],
     *,
@@ -121,7 +121,7 @@ def read_fingerprints(repository: Repository, commit: BackupCommit) -> Fingerpri
     return Fingerprints.model_validate_json(_read(repository, commit, ObjectRole.FINGERPRINTS))
 
 
-def relocate_tablespaces(restored: Restored, commit: BackupCommit) -> None:
+def relocate_tablespaces(restored: Restored, commit: PhysicalCommit) -> None:
     """Tell the server where the tablespaces are now; it reads ``tablespace_map`` at its first start and links them.
 
     Done after the manifest was checked, because the map is one of the files that the manifest names.
@@ -149,14 +149,14 @@ def keep_from_archiving(restored: Restored) -> None:
     restored.target.chown(path)
 
 
-def needed_bytes(chain: Sequence[BackupCommit]) -> int:
+def needed_bytes(chain: Sequence[PhysicalCommit]) -> int:
     """Return how much room a restore takes: a chain lies beside its result until that is complete."""
     parts = sum(commit.size_bytes for commit in chain)
     return parts if len(chain) == 1 else parts + (chain[-1].cluster_bytes or parts)
 
 
 def _extract(
-    repository: Repository, commit: BackupCommit, entry: StoredObject, target: Target, without: str | None
+    repository: Repository, commit: PhysicalCommit, entry: StoredObject, target: Target, without: str | None
 ) -> int:
     root = target.directory if entry.tablespace_oid is None else target.tablespaces / str(entry.tablespace_oid)
     where = f"{repository.store.url}/{repository.object_key(commit, entry)}"

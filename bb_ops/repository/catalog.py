@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, RepositoryMissing, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.repository import layout
-from bb_ops.repository.ids import BackupKind, SlotKey, is_backup_id
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.ids import BackupKind, SlotKey, is_backup_id, is_physical_id
+from bb_ops.repository.manifest import BackupCommit, Commit, PhysicalCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.base import ObjectInfo
@@ -23,15 +23,30 @@ class CatalogEntry:
         ancestors: What an increment builds on, the full first, its parent last; what is missing is a problem.
     """
 
-    commit: BackupCommit
+    commit: Commit
     problems: tuple[str, ...]
     proofs: tuple[Proof, ...]
-    ancestors: tuple[BackupCommit, ...] = ()
+    ancestors: tuple[PhysicalCommit, ...] = ()
 
     @property
-    def chain(self) -> tuple[BackupCommit, ...]:
-        """Everything that a restore needs, in the order in which it is applied."""
-        return (*self.ancestors, self.commit)
+    def chain(self) -> tuple[PhysicalCommit, ...]:
+        """Everything that a restore needs, in the order in which it is applied.
+
+        Raises:
+            UsageError: it is a dump.
+        """
+        return (*self.ancestors, self.physical)
+
+    @property
+    def physical(self) -> PhysicalCommit:
+        """Its commit, where it is a physical backup.
+
+        Raises:
+            UsageError: it is a dump, which has no data directory and no write-ahead log.
+        """
+        if isinstance(self.commit, PhysicalCommit):
+            return self.commit
+        raise UsageError(f"{self.commit.id} is a {self.commit.kind} backup: this needs a physical one")
 
     @property
     def proven_level(self) -> Level | None:
@@ -78,20 +93,20 @@ class Catalog:
     repository_id: str = ""
 
     def find(self, backup_id: str) -> CatalogEntry:
-        """Return a backup by its id, or the newest one for ``latest``.
+        """Return a backup by its id, or the newest physical one, full or increment, for ``latest``.
 
         Raises:
             RepositoryMissing: there is no such backup.
             IntegrityError, KeyRejected: its commit is damaged or forged.
         """
         if backup_id == "latest":
-            newest = self.entries[-1].commit.id if self.entries else ""
+            newest = self.physical[-1].commit.id if self.physical else ""
             for error in self.damaged:
                 damaged_id = layout.backup_id_of(str(error))
-                if damaged_id is not None and damaged_id > newest:
+                if damaged_id is not None and damaged_id > newest and is_physical_id(damaged_id):
                     raise error  # it may be the newest: an older one must not stand in for it unasked
-            if self.entries:
-                return self.entries[-1]  # of either kind; a damaged one is refused later, never passed over
+            if self.physical:
+                return self.physical[-1]  # full or increment; a damaged one is refused later, never passed over
             raise RepositoryMissing(f"{self.region} holds no backup yet: take one with `bb-ops backup full`")
         if not is_backup_id(backup_id):
             raise UsageError(f"{backup_id!r} is no backup id: see `bb-ops backup list`, or say latest")
@@ -112,23 +127,32 @@ class Catalog:
         """Every full with the increments on it, in the order of their positions; increments without their full last."""
         rooted: dict[str, list[CatalogEntry]] = defaultdict(list)
         lost: list[CatalogEntry] = []
-        for entry in sorted(self.entries, key=lambda one: one.commit.depth > 0):  # stable: the fulls first
+        for entry in sorted(self.physical, key=lambda one: one.physical.depth > 0):  # stable: the fulls first
             root = entry.chain[0]
             (rooted[root.id] if root.kind == BackupKind.FULL else lost).append(entry)
         return tuple(tuple(chain) for chain in (*rooted.values(), lost) if chain)
 
     def newest_whole(self) -> CatalogEntry | None:
-        """Return the newest backup of which nothing is known to be missing."""
-        return next((entry for entry in reversed(self.entries) if not entry.problems), None)
+        """Return the newest physical backup of which nothing is known to be missing."""
+        return next((entry for entry in reversed(self.physical) if not entry.problems), None)
 
-    def find_slot(self, slot: SlotKey) -> CatalogEntry:
-        """Return the newest full backup that represents a daily slot.
+    @property
+    def physical(self) -> list[CatalogEntry]:
+        """The backups of data directories, fulls and increments, oldest first."""
+        return [entry for entry in self.entries if isinstance(entry.commit, PhysicalCommit)]
+
+    def of_kind(self, kind: BackupKind) -> list[CatalogEntry]:
+        """Return the backups of one kind, oldest first."""
+        return [entry for entry in self.entries if entry.commit.kind == kind]
+
+    def find_slot(self, slot: SlotKey, kind: BackupKind = BackupKind.FULL) -> CatalogEntry:
+        """Return the newest backup of a kind that represents a slot.
 
         Raises:
             RepositoryMissing: none does.
         """
-        for entry in reversed(self.entries):
-            if entry.commit.slot == slot and entry.commit.kind == BackupKind.FULL:
+        for entry in reversed(self.of_kind(kind)):
+            if entry.commit.slot == slot:
                 return entry
         raise RepositoryMissing(f"{self.region} holds no backup of slot {slot}")
 
@@ -149,27 +173,26 @@ def read_catalog(repository: Repository, system_id: str | None = None) -> Catalo
 
 def linked(catalog: Catalog) -> Catalog:
     """Order the entries and give every increment its ancestors; what is missing below it is its problem. Pure."""
-    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.end_lsn, entry.commit.stopped_at))
+    catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.position, entry.commit.stopped_at))
     known = {entry.commit.id: entry for entry in catalog.entries}
-    done: dict[str, CatalogEntry] = {}
-    for entry in sorted(catalog.entries, key=lambda one: one.commit.depth):
-        commit = entry.commit
+    done = dict(known)
+    for entry in sorted(catalog.physical, key=lambda one: one.physical.depth):  # a parent before its children
+        commit = entry.physical
         if commit.parent_id is not None:
-            entry = _on_parent(entry, known.get(commit.parent_id), done.get(commit.parent_id), catalog)  # noqa: PLW2901
+            entry = _on_parent(entry, done.get(commit.parent_id), catalog)  # noqa: PLW2901
         done[commit.id] = entry
     catalog.entries = [done[entry.commit.id] for entry in catalog.entries]
     return catalog
 
 
-def _on_parent(
-    entry: CatalogEntry, known: CatalogEntry | None, parent: CatalogEntry | None, catalog: Catalog
-) -> CatalogEntry:
-    commit = entry.commit
-    if known is None:
+def _on_parent(entry: CatalogEntry, parent: CatalogEntry | None, catalog: Catalog) -> CatalogEntry:
+    commit = entry.physical
+    if parent is None:
         damaged = next((error for error in catalog.damaged if f"/{commit.parent_id}/" in str(error)), None)
         reason = f"cannot be read: {damaged}" if damaged else f"is missing in {catalog.region}"
         return replace(entry, problems=(*entry.problems, f"{commit.id}: its parent {commit.parent_id} {reason}"))
-    if parent is None or parent.commit.depth + 1 != commit.depth or parent.commit.system_id != commit.system_id:
+    fits = isinstance(parent.commit, PhysicalCommit) and parent.commit.depth + 1 == commit.depth
+    if not fits or parent.commit.system_id != commit.system_id:
         wrong = f"{commit.id}: its parent {commit.parent_id} is not the backup that it was taken against"
         return replace(entry, problems=(*entry.problems, wrong))
     inherited = (f"{commit.id} needs {commit.parent_id}: {parent.problems[0]}",) if parent.problems else ()

@@ -24,6 +24,10 @@ class BackupKind(StrEnum):
     """Everything that a restore needs."""
     INCREMENTAL = "incremental"
     """Blocks changed since its parent; a restore needs the whole chain down to the full."""
+    LOGICAL = "logical"
+    """Every database with its rows, dumped by PostgreSQL's own programs."""
+    SCHEMA = "schema"
+    """Definitions only, likewise."""
 
 
 def new_backup_id(kind: BackupKind, at: datetime) -> BackupId:
@@ -36,11 +40,22 @@ def is_backup_id(text: str) -> bool:
     return _ID_PATTERN.fullmatch(text) is not None
 
 
+def is_physical_id(text: str) -> bool:
+    """Say whether an id names a data directory's backup, which write-ahead log can carry forward."""
+    return is_backup_id(text) and text.split("-")[1] in {BackupKind.FULL, BackupKind.INCREMENTAL}
+
+
 def daily_slot(at: datetime) -> SlotKey:
     """Return the daily slot whose window holds ``at``."""
     utc = at.astimezone(UTC)
     opened = timedelta(hours=SLOT_TIME.hour, minutes=SLOT_TIME.minute)
     return f"{utc - opened:%Y-%m-%d}"
+
+
+def weekly_slot(at: datetime) -> SlotKey:
+    """Return the weekly slot whose window holds ``at``: it bears the day of its Monday."""
+    day = datetime.strptime(daily_slot(at), "%Y-%m-%d").replace(tzinfo=UTC)
+    return f"{day - timedelta(days=day.weekday()):%Y-%m-%d}"
 
 
 def slot_window(slot: SlotKey) -> tuple[datetime, datetime]:

@@ -5,6 +5,10 @@ bb-ops-repository.json                                  the marker of a reposito
 {cluster}/{system_id}/base/{backup_id}/{archive}.{n}.tar.zst.age
 {cluster}/{system_id}/base/{backup_id}/backup_manifest.zst.age
 {cluster}/{system_id}/base/{backup_id}/fingerprints.json.zst.age
+{cluster}/{system_id}/base/{backup_id}/{database oid}.dump.zst.age       of a logical backup
+{cluster}/{system_id}/base/{backup_id}/{database oid}.contents.zst.age   what the dump must hold
+{cluster}/{system_id}/base/{backup_id}/{database oid}.schema.zst.age     of a schema backup
+{cluster}/{system_id}/base/{backup_id}/globals.sql.zst.age               of both
 {cluster}/{system_id}/evidence/{backup_id}/{proof_id}.json
 {cluster}/locks/{name}/{fence}.json
 """
@@ -47,6 +51,16 @@ def manifest_name(suffix: str) -> str:
 def fingerprints_name(suffix: str) -> str:
     """Return the name of the source's fingerprints."""
     return f"fingerprints.json{suffix}"
+
+
+def dump_name(database_oid: int, form: str, suffix: str) -> str:
+    """Return the name of what a dump has of one database; ``form`` is dump, contents or schema."""
+    return f"{database_oid}.{form}{suffix}"
+
+
+def globals_name(suffix: str) -> str:
+    """Return the name of what belongs to no database: roles, memberships, tablespaces."""
+    return f"globals.sql{suffix}"
 
 
 def evidence_prefix(cluster: str, system_id: str, backup_id: str = "") -> str:

@@ -35,7 +35,7 @@ class Step(Value):
 
     Attributes:
         level: ``L0`` … ``L7``.
-        outcome: Passed, failed, or could not be measured.
+        outcome: Passed, failed, could not be measured, or does not apply to this kind of backup.
         evidence: What was seen, in a few words with figures.
         duration_s: How long it took.
     """
@@ -50,7 +50,7 @@ class Proof(Value):
     """What one climb of the ladder showed.
 
     Attributes:
-        level: The highest level whose steps, and all below, passed; None where not even L0 did.
+        level: The highest level whose steps, and all below that apply, passed; None where not even L0 did.
         outcome: ``fail`` where any step failed; ``not_measured`` where a wanted level could not be reached.
         repository_id: The repository whose bytes were tested; elsewhere, where a plain sync of buckets may carry it,
             the proof says nothing.

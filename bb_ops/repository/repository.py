@@ -19,7 +19,7 @@ from bb_ops.errors import AlreadyExists, IntegrityError, RepositoryMissing, Sett
 from bb_ops.findings import Value
 from bb_ops.repository import keys, layout
 from bb_ops.repository import lock as locks
-from bb_ops.repository.manifest import BackupCommit, StoredObject
+from bb_ops.repository.manifest import BackupCommit, Commit, StoredObject, parse_commit
 from bb_ops.repository.reports import Proof
 from bb_ops.repository.signing import load_public_key, load_signing_key, open_document, sign_document
 from bb_ops.storage.base import ObjectStore
@@ -157,7 +157,7 @@ class Repository:
         document = sign_document(commit.model_dump(mode="json"), self.signing_key)
         self.store.create(layout.commit_key(commit.cluster, commit.system_id, commit.id), document)
 
-    def read_commit(self, system_id: str, backup_id: str) -> BackupCommit | None:
+    def read_commit(self, system_id: str, backup_id: str) -> Commit | None:
         """Read and authenticate a backup's commit; None where there is none.
 
         Raises:
@@ -168,12 +168,12 @@ class Repository:
         data = self.store.read(key)
         return None if data is None else self.parse_commit(data, key)
 
-    def parse_commit(self, data: bytes, key: str) -> BackupCommit:
+    def parse_commit(self, data: bytes, key: str) -> Commit:
         """Authenticate the bytes of the commit stored at ``key``."""
         where = f"{self.store.url}/{key}"
         body = open_document(data, where, self.public_key)
         try:
-            commit = BackupCommit.model_validate(body)
+            commit = parse_commit(body)
         except ValidationError as error:
             raise IntegrityError(f"{where} is signed but not a commit of a format that we know") from error
         if key != layout.commit_key(commit.cluster, commit.system_id, commit.id):

@@ -65,11 +65,14 @@ class RegionStatus(Value):
 
 
 def region_status(catalog: Catalog, now: datetime, archived: Windows | None = None) -> RegionStatus:
-    """Say what a region can promise; ``archived`` is what its WAL adds."""
-    instants = [entry.commit.as_of for entry in catalog.entries if not entry.failed]
+    """Say what a region can promise; ``archived`` is what its WAL adds.
+
+    Dumps count for nothing but their own damage: no window, no lag and no slot is theirs.
+    """
+    instants = [entry.commit.as_of for entry in catalog.physical if not entry.failed]
     proven = [
         (proof.started_at + timedelta(seconds=proof.duration_s), entry.proven_level)
-        for entry in catalog.entries
+        for entry in catalog.physical
         for proof in entry.proofs
         if entry.proven_level is not None and entry.proven_level >= PROVEN and proof.level == entry.proven_level.name
     ]
@@ -113,8 +116,8 @@ def _chains(catalog: Catalog) -> tuple[ChainStatus, ...]:
 
 
 def missing_slots(catalog: Catalog, now: datetime) -> tuple[SlotKey, ...]:
-    """Return the daily slots, up to the open one, that no full represents, since the first backup; newest 14."""
-    present = {entry.commit.slot for entry in catalog.entries if entry.commit.kind == BackupKind.FULL}
+    """Return the daily slots, up to the open one, that no full backup represents, since the first backup; newest 14."""
+    present = {entry.commit.slot for entry in catalog.of_kind(BackupKind.FULL)}
     if not present:
         return (daily_slot(now),)
     watched = (daily_slot(now - timedelta(days=days)) for days in range(SLOTS_WATCHED))
@@ -130,14 +133,14 @@ class Punctuality:
     description: str
 
 
-def slot_punctuality(catalog: Catalog, slot: SlotKey) -> Punctuality:
-    """Judge a slot by its earliest backup; the first backup of a system cannot be late."""
-    fulls = [entry for entry in catalog.entries if entry.commit.kind == BackupKind.FULL]
-    entries = [entry for entry in fulls if entry.commit.slot == slot]
+def slot_punctuality(catalog: Catalog, slot: SlotKey, kind: BackupKind = BackupKind.FULL) -> Punctuality:
+    """Judge a slot by its earliest backup of a kind; the first one of a system cannot be late."""
+    of_kind = catalog.of_kind(kind)
+    entries = [entry for entry in of_kind if entry.commit.slot == slot]
     if not entries:
         return Punctuality(on_time=False, description="no backup represents this slot")
     late_s = entries[0].commit.late_s(slot_window(slot)[0])
     said = f"began {late_s:.0f} s after its slot opened"
-    if entries[0] is fulls[0]:
+    if entries[0] is of_kind[0]:
         return Punctuality(on_time=True, description=f"the first backup of this system; it {said}")
     return Punctuality(on_time=late_s <= ON_TIME_S, description=said)

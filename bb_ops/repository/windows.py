@@ -15,7 +15,7 @@ from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.timelines import History
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.catalog import Catalog
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Position, Receipt, Stretch, TimelineWal
 
@@ -133,7 +133,7 @@ def read_facts(repository: Repository, system_id: str) -> WalFacts:
 def read_windows(repository: Repository, catalog: Catalog) -> tuple[Windows, list[BbOpsError]]:
     """Read and decide for every system of a catalog; return also the records that are damaged."""
     systems = {entry.commit.system_id for entry in catalog.entries}
-    backups = [entry.commit for entry in catalog.entries if not entry.failed]
+    backups = [entry.physical for entry in catalog.physical if not entry.failed]
     damaged: list[BbOpsError] = []
     parts: list[Windows] = []
     for system in sorted(systems):
@@ -172,7 +172,7 @@ def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -
     return found
 
 
-def start_of(commit: BackupCommit) -> Point:
+def start_of(commit: PhysicalCommit) -> Point:
     """Return where a backup needs archived WAL from: what lies before is in the backup itself."""
     return Point(commit.timeline, commit.wal_end_lsn)
 
@@ -214,7 +214,7 @@ def holes(facts: WalFacts, starts: Iterable[Point]) -> list[Hole]:
     return found
 
 
-def recovery_windows(backups: list[BackupCommit], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
+def recovery_windows(backups: list[PhysicalCommit], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
     """Decide what backups (oldest first, an increment for its whole chain) and archived WAL can restore. Pure."""
     windows = []
     for commit in backups:

@@ -6,8 +6,10 @@ from bb_ops.clock import Clock
 from bb_ops.progress import Progress
 from bb_ops.repository.catalog import CatalogEntry, read_catalog
 from bb_ops.repository.ids import SlotKey
+from bb_ops.repository.manifest import LogicalCommit
 from bb_ops.repository.reports import Proof
 from bb_ops.repository.repository import Repository
+from bb_ops.validation.load_test import run_load_test
 from bb_ops.validation.restore_test import RestoreTestOptions, RestoreTestResult, run_restore_test
 
 
@@ -22,7 +24,10 @@ def prove(
     """
     key = repository.signing_key
     del key
-    result = run_restore_test(repository, entry, options, clock, progress)
+    if isinstance(entry.commit, LogicalCommit):
+        result = run_load_test(repository, entry, entry.commit, options, clock, progress)
+    else:
+        result = run_restore_test(repository, entry, options, clock, progress)
     return replace(result, proof=repository.record_proof(entry.commit, result.proof))
 
 

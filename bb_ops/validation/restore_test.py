@@ -70,11 +70,11 @@ def run_restore_test(
         UsageError: the account to run servers does not exist.
     """
     started_at, watch = clock.now(), Stopwatch()
-    commit = entry.commit
+    commit = entry.physical
     _LOGGER.info("restore test starts", extra={"backup_id": commit.id, "region": repository.region})
     climb = Climb(options.level)
     test = _RestoreTest(repository, entry, options, climb, progress)
-    if climb.measure(Level.L0, lambda: _present(entry)):
+    if climb.measure(Level.L0, lambda: present(entry)):
         if options.level <= Level.L1:
             climb.measure(Level.L1, test.read_everything)
         else:
@@ -122,7 +122,7 @@ class _RestoreTest:
         progress: Progress,
     ) -> None:
         self._repository = repository
-        self._commit = entry.commit
+        self._commit = entry.physical
         self._chain = entry.chain
         self._options = options
         self._climb = climb
@@ -134,7 +134,7 @@ class _RestoreTest:
     def read_everything(self) -> tuple[Outcome, str]:
         """L1 without a copy on disk: hash, decrypt and decompress every object."""
         objects = [(commit, entry) for commit in self._chain for entry in commit.objects]
-        total = sum(self._repository.open_object(commit, entry, _Nowhere()) for commit, entry in objects)
+        total = sum(self._repository.open_object(commit, entry, Nowhere()) for commit, entry in objects)
         return Outcome.PASS, f"{len(objects)} objects hashed, decrypted and decompressed: {total} bytes"
 
     def run(self) -> None:
@@ -236,7 +236,8 @@ def check_structure(programs: Programs, dsn: Dsn, owner: Account | None) -> tupl
     return Outcome.PASS, f"amcheck: {indexes.checked} relations sound; {constraints.checked} constraints hold"
 
 
-def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
+def present(entry: CatalogEntry) -> tuple[Outcome, str]:
+    """L0: the listing shows every object with its size."""
     if entry.problems:
         raise IntegrityError("; ".join(entry.problems))
     objects = sum(len(commit.objects) for commit in entry.chain)
@@ -246,6 +247,9 @@ def _present(entry: CatalogEntry) -> tuple[Outcome, str]:
     return Outcome.PASS, f"{objects} objects are there with their sizes; {signed} right"
 
 
-class _Nowhere(io.RawIOBase):
+class Nowhere(io.RawIOBase):
+    """A sink that keeps nothing."""
+
     def write(self, data: object, /) -> int:
+        """Count the bytes."""
         return len(data)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The three assets on a real server: materialized, refused, and failing as they must."""
+"""The assets on a real server: materialized, refused, and failing as they must."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,9 +8,9 @@ import dagster as dg
 import pytest
 
 from bb_ops.clock import SystemClock
-from bb_ops.defs.backup import ASSETS
+from bb_ops.defs import backup, dumps
 from bb_ops.defs.resources import OperationsResource
-from bb_ops.repository.ids import daily_slot
+from bb_ops.repository.ids import daily_slot, weekly_slot
 from bb_ops_tests.support.commands import BbOps, backups_of, bb_ops, objects_below
 from bb_ops_tests.support.postgres import Build, Cluster, running_cluster
 
@@ -37,7 +37,7 @@ def command(server: Cluster, room: Path, monkeypatch: pytest.MonkeyPatch) -> BbO
 def materialize(slot: str, *assets: str, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """Materialize a slot of some assets; those upstream are taken as they are."""
     return dg.materialize(
-        ASSETS,
+        [*backup.ASSETS, *dumps.ASSETS],
         selection=list(assets),
         partition_key=slot,
         instance=instance,
@@ -118,3 +118,22 @@ def test_a_damaged_copy_fails_the_restore_test_and_its_run(
     assert checks(result) == {"restores": False, "structure_sound": False, "rows_equal": False}
     [backup] = backups_of(command)
     assert backup["proofs"] == {"primary": "L6", "replica": "L0"}
+
+
+@pytest.mark.parametrize("asset", ["logical_backup", "schema_backup"])
+def test_the_open_slot_is_dumped_and_checked(asset: str, command: BbOps, instance: dg.DagsterInstance) -> None:
+    slot = open_slot() if asset == "logical_backup" else weekly_slot(SystemClock().now())
+    result = materialize(slot, asset, instance=instance)
+    assert result.success
+    assert checks(result) == {"committed": True, "complete": True, "encrypted": True, "on_time": True}
+    [taken] = backups_of(command)
+    assert (f"{taken['kind']}_backup", taken["slot"]) == (asset, slot)
+    [made] = result.asset_materializations_for_node(asset)
+    assert made.metadata["backup_id"] == dg.MetadataValue.text(taken["id"])
+
+
+def test_a_dump_of_a_closed_week_is_refused(command: BbOps, instance: dg.DagsterInstance) -> None:
+    closed = weekly_slot(datetime.now(UTC) - timedelta(days=7))
+    result = materialize(closed, "schema_backup", instance=instance)
+    assert f"slot {closed} is not open" in failure(result)
+    assert backups_of(command) == []

@@ -10,14 +10,20 @@ import dagster as dg
 import pytest
 
 from bb_ops.definitions import defs
-from bb_ops.defs.partitions import DAILY_SLOTS
-from bb_ops.repository.ids import daily_slot
+from bb_ops.defs.partitions import DAILY_SLOTS, WEEKLY_SLOTS
+from bb_ops.repository.ids import daily_slot, weekly_slot
 
 SLOT = "2026-11-20"
 OLD_SLOT = "2026-11-03"
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 REPLICA = dg.AssetKey("full_backup_replica")
 TEST = dg.AssetKey("full_backup_restore_test")
+DUMP_CHECKS = ("committed", "complete", "encrypted", "on_time")
+CRONS = {
+    "full_backup_schedule": "0 2 * * *",
+    "logical_backup_schedule": "30 2 * * *",
+    "schema_backup_schedule": "45 2 * * 1",
+}
 
 
 def test_the_inventory_is_as_documented() -> None:
@@ -27,6 +33,8 @@ def test_the_inventory_is_as_documented() -> None:
         "full_backup",
         "full_backup_replica",
         "full_backup_restore_test",
+        "logical_backup",
+        "schema_backup",
     }
     assert {f"{key.asset_key.to_user_string()}.{key.name}" for key in graph.asset_check_keys} == {
         "full_backup.committed",
@@ -37,12 +45,14 @@ def test_the_inventory_is_as_documented() -> None:
         "full_backup_restore_test.restores",
         "full_backup_restore_test.rows_equal",
         "full_backup_restore_test.structure_sound",
+        *(f"{asset}.{check}" for asset in ("logical_backup", "schema_backup") for check in DUMP_CHECKS),
     }
-    schedule = repository.get_schedule_def("full_backup_schedule")
-    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 2 * * *", "UTC")
-    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    for name, cron in CRONS.items():
+        schedule = repository.get_schedule_def(name)
+        assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, "UTC")
+        assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
     assert repository.get_sensor_def("automation").default_status == dg.DefaultSensorStatus.RUNNING
-    assert {"daily_backup", "full_backup_job"} <= set(repository.job_names)
+    assert {"daily_backup", "full_backup_job", "logical_backup_job", "schema_backup_job"} <= set(repository.job_names)
 
 
 def test_the_lineage_leads_from_dump_to_copy_to_test() -> None:
@@ -54,7 +64,7 @@ def test_the_lineage_leads_from_dump_to_copy_to_test() -> None:
 def test_checks_are_partitioned_like_their_assets() -> None:
     graph = defs.get_repository_def().asset_graph
     for key in graph.asset_check_keys:
-        assert graph.get(key).partitions_def == DAILY_SLOTS
+        assert graph.get(key).partitions_def == graph.get(key.asset_key).partitions_def
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,35 @@ def test_a_slot_exists_from_the_moment_it_is_due(at: datetime, newest: str) -> N
     with dg.partition_loading_context(at):
         assert DAILY_SLOTS.get_last_partition_key() == newest
     assert daily_slot(at) == newest
+
+
+@pytest.mark.parametrize(
+    ("at", "newest"),
+    [
+        (datetime(2026, 11, 23, 1, 59, 59, tzinfo=UTC), "2026-11-16"),
+        (datetime(2026, 11, 23, 2, 0, 0, tzinfo=UTC), "2026-11-23"),
+    ],
+)
+def test_a_week_exists_from_its_monday_on(at: datetime, newest: str) -> None:
+    with dg.partition_loading_context(at):
+        assert WEEKLY_SLOTS.get_last_partition_key() == newest
+    assert weekly_slot(at) == newest
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at", "slot"),
+    [
+        ("logical_backup_schedule", datetime(2026, 11, 20, 2, 30, tzinfo=UTC), SLOT),
+        ("schema_backup_schedule", datetime(2026, 11, 23, 2, 45, tzinfo=UTC), "2026-11-23"),
+    ],
+)
+def test_a_dump_goes_into_the_slot_that_has_just_opened(schedule: str, at: datetime, slot: str) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        repository = defs.get_repository_def()
+        context = dg.build_schedule_context(instance, scheduled_execution_time=at, repository_def=repository)
+        request = repository.get_schedule_def(schedule).evaluate_tick(context)
+    assert request.run_requests is not None
+    assert [(run.partition_key, run.run_key) for run in request.run_requests] == [(slot, slot)]
 
 
 def test_the_tick_of_two_o_clock_opens_the_slot_of_the_day() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.repository.catalog import Catalog, CatalogEntry, linked
 from bb_ops.repository.ids import BackupKind
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 
 BEGAN = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
 SYSTEM = "7711792015409310130"
 
 
-def commit(number: int, parent: BackupCommit | None = None, **changes: Any) -> BackupCommit:  # noqa: ANN401
+def commit(number: int, parent: PhysicalCommit | None = None, **changes: Any) -> PhysicalCommit:  # noqa: ANN401
     """Return the commit of the backup that was taken ``number`` hours after the first; an increment on ``parent``."""
     kind = BackupKind.FULL if parent is None else BackupKind.INCREMENTAL
     at = BEGAN + timedelta(hours=number)
@@ -44,10 +44,10 @@ def commit(number: int, parent: BackupCommit | None = None, **changes: Any) -> B
         "parent_id": parent.id if parent else None,
         "depth": parent.depth + 1 if parent else 0,
     }
-    return BackupCommit(**{**facts, **changes})
+    return PhysicalCommit(**{**facts, **changes})
 
 
-def catalog(*commits: BackupCommit, problems: dict[str, str] | None = None, region: str = "primary") -> Catalog:
+def catalog(*commits: PhysicalCommit, problems: dict[str, str] | None = None, region: str = "primary") -> Catalog:
     """Return the catalog of a repository that holds these backups, with problems by id."""
     found = problems or {}
     entries = [CatalogEntry(one, (found[one.id],) if one.id in found else (), ()) for one in commits]

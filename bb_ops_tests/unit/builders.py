@@ -9,7 +9,7 @@ from bb_ops.findings import Outcome
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.repository.ids import BackupKind, daily_slot, new_backup_id
 from bb_ops.repository.keys import make_keys
-from bb_ops.repository.manifest import BackupCommit, ObjectRole, StoredObject
+from bb_ops.repository.manifest import ObjectRole, PhysicalCommit, StoredObject
 from bb_ops.repository.reports import Level, Proof, Step
 from bb_ops.repository.repository import KeyFiles, Repository
 from bb_ops.storage.base import ObjectStore
@@ -57,7 +57,7 @@ def new_repository(
     return repository
 
 
-def new_commit(objects: tuple[StoredObject, ...] = (), **changes: Any) -> BackupCommit:  # noqa: ANN401 - any field
+def new_commit(objects: tuple[StoredObject, ...] = (), **changes: Any) -> PhysicalCommit:  # noqa: ANN401 - any field
     started_at: datetime = changes.get("started_at", NOON)
     fields: dict[str, Any] = {
         "id": new_backup_id(BackupKind.FULL, started_at),
@@ -85,10 +85,10 @@ def new_commit(objects: tuple[StoredObject, ...] = (), **changes: Any) -> Backup
         "objects": objects,
         "bb_ops_version": "0.1.0",
     }
-    return BackupCommit(**{**fields, **changes})
+    return PhysicalCommit(**{**fields, **changes})
 
 
-def stored_backup(repository: Repository, **changes: Any) -> BackupCommit:  # noqa: ANN401 - any field
+def stored_backup(repository: Repository, **changes: Any) -> PhysicalCommit:  # noqa: ANN401 - any field
     """Store a small backup with real sealed objects, and commit it."""
     plain = new_commit(**changes)
     seal = repository.seal(1, 0)
@@ -117,7 +117,7 @@ def stored_backup(repository: Repository, **changes: Any) -> BackupCommit:  # no
 
 
 def new_proof(
-    commit: BackupCommit,
+    commit: PhysicalCommit,
     level: Level | None,
     outcome: Outcome = Outcome.PASS,
     *,

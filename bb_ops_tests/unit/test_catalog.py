@@ -14,7 +14,7 @@ from bb_ops.findings import Outcome
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import CatalogEntry, read_catalog
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.signing import load_signing_key, sign_document
@@ -111,7 +111,7 @@ class TestReading:
     def test_an_empty_repository_holds_no_backup(self, repository: Repository) -> None:
         catalog = read_catalog(repository)
         assert (catalog.entries, catalog.damaged, catalog.leftovers) == ([], [], [])
-        with pytest.raises(RepositoryMissing, match="no backup yet"):
+        with pytest.raises(RepositoryMissing, match="no full backup yet"):
             catalog.find("latest")
 
     def test_a_committed_backup_is_listed_with_its_proofs_oldest_first(self, repository: Repository) -> None:
@@ -170,11 +170,11 @@ class TestReading:
 
 class TestDamage:
     @pytest.fixture
-    def commit(self, repository: Repository) -> BackupCommit:
+    def commit(self, repository: Repository) -> PhysicalCommit:
         return stored_backup(repository)
 
     def test_a_missing_object_is_named_and_voids_every_proof(
-        self, repository: Repository, commit: BackupCommit
+        self, repository: Repository, commit: PhysicalCommit
     ) -> None:
         repository.record_proof(commit, new_proof(commit, Level.L6))
         key = repository.object_key(commit, commit.objects[0])
@@ -183,7 +183,7 @@ class TestDamage:
         assert entry.problems == (f"{repository.store.url}/{key} is missing",)
         assert (entry.proven_level, entry.failed) == (None, True)
 
-    def test_an_object_of_another_size_is_named(self, repository: Repository, commit: BackupCommit) -> None:
+    def test_an_object_of_another_size_is_named(self, repository: Repository, commit: PhysicalCommit) -> None:
         key = repository.object_key(commit, commit.objects[0])
         overwrite(repository.store, key, b"short")
         (entry,) = read_catalog(repository).entries
@@ -192,7 +192,7 @@ class TestDamage:
         assert "5 bytes instead of" in entry.problems[0]
 
     def test_a_damaged_commit_is_shown_as_damaged_and_never_as_a_backup(
-        self, repository: Repository, commit: BackupCommit
+        self, repository: Repository, commit: PhysicalCommit
     ) -> None:
         key = layout.commit_key("main", SYSTEM_ID, commit.id)
         document = repository.store.read(key) or b""
@@ -207,7 +207,7 @@ class TestDamage:
                 catalog.find(wanted)
 
     def test_a_forged_commit_is_shown_as_forged_and_never_as_a_backup(
-        self, repository: Repository, commit: BackupCommit, other_keys: Path
+        self, repository: Repository, commit: PhysicalCommit, other_keys: Path
     ) -> None:
         key = layout.commit_key("main", SYSTEM_ID, commit.id)
         overwrite(repository.store, key, forged(commit, other_keys))
@@ -219,7 +219,7 @@ class TestDamage:
             catalog.find(commit.id)
 
     def test_a_commit_that_was_moved_to_another_backup_is_refused(
-        self, repository: Repository, commit: BackupCommit
+        self, repository: Repository, commit: PhysicalCommit
     ) -> None:
         """With it an older backup could be passed off as today's."""
         document = repository.store.read(layout.commit_key("main", SYSTEM_ID, commit.id)) or b""
@@ -231,7 +231,7 @@ class TestDamage:
         assert isinstance(error, IntegrityError)
         assert "it was moved" in str(error)
 
-    def test_a_commit_moved_to_another_system_is_refused(self, repository: Repository, commit: BackupCommit) -> None:
+    def test_a_commit_moved_to_another_system_is_refused(self, repository: Repository, commit: PhysicalCommit) -> None:
         document = repository.store.read(layout.commit_key("main", SYSTEM_ID, commit.id)) or b""
         repository.store.create(layout.commit_key("main", "99", commit.id), document)
         (error,) = read_catalog(repository).damaged
@@ -243,7 +243,7 @@ class TestDamage:
         ids=["newer format", "unknown field", "unknown kind", "hostile system id"],
     )
     def test_a_signed_document_of_another_format_is_damage(
-        self, repository: Repository, commit: BackupCommit, change: dict[str, Any]
+        self, repository: Repository, commit: PhysicalCommit, change: dict[str, Any]
     ) -> None:
         key = layout.commit_key("main", SYSTEM_ID, commit.id)
         body = commit.model_dump(mode="json") | change
@@ -254,7 +254,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a/b", "", ".hidden", "x\n"])
     def test_a_signed_commit_cannot_name_objects_elsewhere(
-        self, repository: Repository, commit: BackupCommit, name: str
+        self, repository: Repository, commit: PhysicalCommit, name: str
     ) -> None:
         body = json.loads(commit.model_dump_json())
         body["objects"][0]["name"] = name
@@ -263,7 +263,7 @@ class TestDamage:
         assert [type(error) for error in read_catalog(repository).damaged] == [IntegrityError]
 
     def test_a_damaged_or_forged_proof_counts_for_nothing(
-        self, repository: Repository, commit: BackupCommit, other_keys: Path
+        self, repository: Repository, commit: PhysicalCommit, other_keys: Path
     ) -> None:
         theirs = sign_document(
             new_proof(commit, Level.L7).model_dump(mode="json"), load_signing_key(other_keys / "signing.key")
@@ -277,7 +277,7 @@ class TestDamage:
         assert catalog.find(commit.id).proven_level is None
 
     def test_a_proof_that_was_moved_to_another_backup_counts_for_nothing(
-        self, repository: Repository, commit: BackupCommit
+        self, repository: Repository, commit: PhysicalCommit
     ) -> None:
         other = stored_backup(repository, started_at=NOON + timedelta(days=1))
         proof = repository.record_proof(commit, new_proof(commit, Level.L6))
@@ -289,7 +289,7 @@ class TestDamage:
         assert catalog.find(other.id).proven_level is None
 
     def test_a_proof_that_was_carried_over_from_another_repository_counts_for_nothing(
-        self, repository: Repository, commit: BackupCommit
+        self, repository: Repository, commit: PhysicalCommit
     ) -> None:
         elsewhere = new_proof(commit, Level.L6).model_copy(update={"repository_id": "0123456789abcdef"})
         key = layout.proof_key("main", SYSTEM_ID, commit.id, elsewhere.id)
@@ -298,7 +298,7 @@ class TestDamage:
         assert catalog.damaged == []
         assert catalog.find(commit.id).proven_level is None
 
-    def test_one_damaged_backup_does_not_hide_the_others(self, repository: Repository, commit: BackupCommit) -> None:
+    def test_one_damaged_backup_does_not_hide_the_others(self, repository: Repository, commit: PhysicalCommit) -> None:
         good = stored_backup(repository, started_at=NOON + timedelta(days=1))
         overwrite(repository.store, layout.commit_key("main", SYSTEM_ID, commit.id), b"rubbish")
         catalog = read_catalog(repository)
@@ -306,7 +306,7 @@ class TestDamage:
         assert len(catalog.damaged) == 1
 
 
-def forged(commit: BackupCommit, other_keys: Path) -> bytes:
+def forged(commit: PhysicalCommit, other_keys: Path) -> bytes:
     return sign_document(commit.model_dump(mode="json"), load_signing_key(other_keys / "signing.key"))
 
 

@@ -19,7 +19,7 @@ from bb_ops.postgres.wal_summaries import Summary, SummaryFacts
 from bb_ops.recovery.chain import refuse_unfit
 from bb_ops.recovery.restore import needed_bytes
 from bb_ops.repository.catalog import Catalog, CatalogEntry, linked
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.status import missing_slots, region_status
 from bb_ops_tests.support.commits import BEGAN, SYSTEM, catalog, commit
 
@@ -32,7 +32,7 @@ SUMMARIES = SummaryFacts(enabled=True, summaries=(Summary(1, Lsn(0), Lsn(8 << 24
 
 
 def _choose(
-    *commits: BackupCommit,
+    *commits: PhysicalCommit,
     facts: SourceFacts = FACTS,
     summaries: SummaryFacts = SUMMARIES,
     problems: dict[str, str] | None = None,
@@ -146,7 +146,7 @@ def test_a_commit_written_before_increments_is_read() -> None:
     old = FULL.model_dump(mode="json")
     for name in ("parent_id", "depth", "cluster_bytes", "fallback_reason", "combined_from"):
         del old[name]
-    assert BackupCommit.model_validate(old) == FULL
+    assert PhysicalCommit.model_validate(old) == FULL
 
 
 def test_parents_are_copied_first_whatever_the_clocks_said() -> None:

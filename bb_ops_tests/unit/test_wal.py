@@ -18,7 +18,7 @@ from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.timelines import Ancestor, History, parse_history
 from bb_ops.repository import wal
 from bb_ops.repository.ids import BackupKind
-from bb_ops.repository.manifest import BackupCommit
+from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.wal import Piece, Position, Stretch, TimelineWal, sort_names
 from bb_ops.repository.windows import Point, WalFacts, Window, holes, reach, recovery_windows, union
 
@@ -63,9 +63,9 @@ def facts(
     )
 
 
-def full(timeline: int, wal_end: int, as_of: datetime = START) -> BackupCommit:
-    construct: Any = BackupCommit.model_construct
-    commit: BackupCommit = construct(
+def full(timeline: int, wal_end: int, as_of: datetime = START) -> PhysicalCommit:
+    construct: Any = PhysicalCommit.model_construct
+    commit: PhysicalCommit = construct(
         id=f"20261124T020000Z-full-{wal_end:08x}",
         kind=BackupKind.FULL,
         timeline=timeline,

@@ -1,0 +1,197 @@
+"""PostgreSQL's own dump programs: what they write, read piece by piece, and what they load, fed piece by piece.
+
+Nothing is staged: pg_dump's custom format goes through a pipe, without compression, since zstd follows. Secrets reach
+the programs by their environment, never by an argument.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from bb_ops import process
+from bb_ops.dsn import Dsn
+from bb_ops.errors import UsageError
+from bb_ops.postgres.connection import connect, connection_string
+from bb_ops.postgres.programs import Programs
+from bb_ops.process import Fed
+
+_TIMEOUT_S = 24 * 3600.0
+_LOCK_WAIT_MS = 300_000
+"""A table that stays locked exclusively for longer fails the dump, which otherwise would wait for ever."""
+_SESSION_NOISE = re.compile(rb"(?m)^(?:\\(?:un)?restrict .*|-- Dumped (?:from|by) .*)\n")
+_ENTRY = re.compile(r"^\d+; (\d+) (\d+) (.*)$")
+_OF_ROWS = re.compile(r"^(?:TABLE DATA|SEQUENCE SET|BLOBS?|BLOB METADATA|MATERIALIZED VIEW DATA) | LARGE OBJECTS? ")
+TABLE_DATA = "TABLE DATA "
+SCRIPT_END = b"PostgreSQL database dump complete"
+GLOBALS_END = b"PostgreSQL database cluster dump complete"
+
+
+@dataclass(frozen=True)
+class Client:
+    """Dump programs and the server that they work on."""
+
+    programs: Programs
+    dsn: Dsn
+    environment: Mapping[str, str]
+
+    def version(self) -> str:
+        """Return the programs' version, such as ``18.1``."""
+        answer = process.run([self.programs.path("pg_dump"), "--version"], timeout_s=60)
+        return answer.stdout.split("(PostgreSQL)")[-1].split()[0]
+
+    def address(self, dbname: str) -> str:
+        """Return libpq's form of a database's address, without the password: everybody can read arguments."""
+        return connection_string(Dsn({**self.dsn.parameters, "dbname": dbname}, None))
+
+
+def client(programs: Programs, dsn: Dsn) -> Client:
+    """Return programs for a server.
+
+    Raises:
+        ServerUnusable: the server cannot be reached or refuses us.
+        UsageError: the address holds a secret that could only be passed as an argument.
+    """
+    if "sslpassword" in dsn.parameters:
+        raise UsageError("sslpassword in DATABASE_URL would be readable by everybody: use a key file of mode 0600")
+    with connect(dsn) as connection:
+        password = connection.info.password  # also where it came from the caller's .pgpass, which a child cannot see
+    return Client(programs, dsn, {"PGPASSWORD": password} if password else {})
+
+
+def dump_database(client: Client, dbname: str, snapshot: str) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump one database in a snapshot that another session holds: custom format, rows included.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything; it never leaves anything out (``row_security`` is off).
+    """
+    return _dumping(client, dbname, snapshot, "--format=custom", "--compress=0")
+
+
+def dump_schema(client: Client, dbname: str, snapshot: str | None) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump one database's definitions as a script that makes the database.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    return _dumping(client, dbname, snapshot, "--schema-only", "--create")
+
+
+def dump_definitions(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump one database's definitions in the custom format, for ``listing``.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    return _dumping(client, dbname, None, "--format=custom", "--schema-only")
+
+
+def dump_globals(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump roles without passwords, memberships and tablespaces as a script.
+
+    Raises:
+        ProgramFailed: pg_dumpall could not read everything.
+    """
+    return process.reading(
+        [
+            client.programs.path("pg_dumpall"),
+            "--globals-only",
+            "--no-role-passwords",
+            "--no-password",
+            f"--dbname={client.address(dbname)}",
+            f"--database={dbname}",
+        ],
+        timeout_s=_TIMEOUT_S,
+        env=client.environment,
+    )
+
+
+@contextmanager
+def listing(programs: Programs) -> Iterator[Fed]:
+    """Read a dump's table of contents from its first bytes; what follows them may be fed too, and is ignored."""
+    with process.feeding(
+        [programs.path("pg_restore"), "--list", "--format=custom"], timeout_s=_TIMEOUT_S, may_end_early=True
+    ) as fed:
+        yield fed
+
+
+def loading_dump(client: Client, maintenance_db: str) -> AbstractContextManager[Fed]:
+    """Load a dump that is fed, into a database that it makes; the first error ends it.
+
+    Raises:
+        ProgramFailed: something could not be loaded.
+    """
+    return process.feeding(
+        [
+            client.programs.path("pg_restore"),
+            "--format=custom",
+            "--create",
+            "--exit-on-error",
+            "--no-password",
+            f"--dbname={client.address(maintenance_db)}",
+        ],
+        timeout_s=_TIMEOUT_S,
+        env=client.environment,
+    )
+
+
+def loading_script(client: Client, maintenance_db: str) -> AbstractContextManager[Fed]:
+    """Run a script that is fed; the first error ends it.
+
+    Raises:
+        ProgramFailed: a statement failed.
+    """
+    return process.feeding(
+        [
+            client.programs.path("psql"),
+            "--no-psqlrc",
+            "--quiet",
+            "--no-password",
+            "--set=ON_ERROR_STOP=1",
+            "--file=-",
+            f"--dbname={client.address(maintenance_db)}",
+        ],
+        timeout_s=_TIMEOUT_S,
+        env=client.environment,
+    )
+
+
+def entries(contents: bytes) -> list[str]:
+    """Return a table of contents' entries, without its header."""
+    lines = contents.decode("utf-8", errors="surrogateescape").splitlines()
+    return [line for line in lines if line and not line.startswith(";")]
+
+
+def dumped_tables(contents: Sequence[str]) -> set[int]:
+    """Return the oids of the tables whose rows a dump holds."""
+    matches = (_ENTRY.match(line) for line in contents)
+    return {int(match.group(2)) for match in matches if match and match.group(3).startswith(TABLE_DATA)}
+
+
+def definitions(contents: Sequence[str]) -> Counter[str]:
+    """Return what a dump defines, without the numbers that differ between servers and without rows."""
+    found = (match.group(3) for line in contents if (match := _ENTRY.match(line)))
+    return Counter(entry for entry in found if not _OF_ROWS.search(entry))
+
+
+def stable_script(script: bytes) -> bytes:
+    """Take out of a script what differs whenever it is made: psql's restriction keys and the versions in comments."""
+    return _SESSION_NOISE.sub(b"", script)
+
+
+def _dumping(
+    client: Client, dbname: str, snapshot: str | None, *options: str
+) -> AbstractContextManager[Iterator[bytes]]:
+    return process.reading(
+        [
+            client.programs.path("pg_dump"),
+            *options,
+            *([f"--snapshot={snapshot}"] if snapshot else []),
+            "--no-password",
+            f"--lock-wait-timeout={_LOCK_WAIT_MS}",
+            f"--dbname={client.address(dbname)}",
+        ],
+        timeout_s=_TIMEOUT_S,
+        env=client.environment,
+    )
