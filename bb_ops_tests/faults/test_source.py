@@ -22,10 +22,12 @@ def test_the_second_of_two_backups_at_once_is_refused_and_the_first_unharmed(
 ) -> None:
     with slow.start("backup", "full", "--json") as first:
         wait_for_work(room / "repository")
+        os.kill(first.pid, signal.SIGSTOP)  # so that it cannot end before the others were refused
         second = command.run("backup", "full").expect(LOCKED)
         assert "at work" in second.complaint
         assert str(first.pid) in second.complaint
         command.run("doctor", "--remove-leftovers").expect(LOCKED)
+        os.kill(first.pid, signal.SIGCONT)
         document = first.finish().expect(0).document
     assert [backup["id"] for backup in backups_of(command)] == [document["id"]]
     command.ok("validate", "latest", "--integrity-only")
