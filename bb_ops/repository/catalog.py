@@ -107,7 +107,7 @@ class Catalog:
                     raise error  # it may be the newest: an older one must not stand in for it unasked
             if self.physical:
                 return self.physical[-1]  # full or increment; a damaged one is refused later, never passed over
-            raise RepositoryMissing(f"{self.region} holds no backup yet: take one with `bb-ops backup full`")
+            raise RepositoryMissing(f"{self.region} holds no physical backup yet: take one with `bb-ops backup full`")
         if not is_backup_id(backup_id):
             raise UsageError(f"{backup_id!r} is no backup id: see `bb-ops backup list`, or say latest")
         for entry in self.entries:

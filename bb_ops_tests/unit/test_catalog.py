@@ -111,7 +111,7 @@ class TestReading:
     def test_an_empty_repository_holds_no_backup(self, repository: Repository) -> None:
         catalog = read_catalog(repository)
         assert (catalog.entries, catalog.damaged, catalog.leftovers) == ([], [], [])
-        with pytest.raises(RepositoryMissing, match="no full backup yet"):
+        with pytest.raises(RepositoryMissing, match="no physical backup yet"):
             catalog.find("latest")
 
     def test_a_committed_backup_is_listed_with_its_proofs_oldest_first(self, repository: Repository) -> None:

@@ -64,11 +64,17 @@ LOGICAL: dict[str, Any] = {
 }
 
 
+def is_physical(kind: BackupKind) -> bool:
+    """Return what this test knows of kinds by itself."""
+    return kind in {BackupKind.FULL, BackupKind.INCREMENTAL}
+
+
 def document(of: BackupKind, at: datetime = AT, changes: dict[str, object] | None = None) -> dict[str, Any]:
     """Return the body of a commit."""
     return {
         **COMMON,
-        **(PHYSICAL if of == BackupKind.FULL else LOGICAL),
+        **(PHYSICAL if is_physical(of) else LOGICAL),
+        **({"parent_id": new_backup_id(BackupKind.FULL, at), "depth": 1} if of == BackupKind.INCREMENTAL else {}),
         "id": new_backup_id(of, at),
         "kind": of.value,
         "slot": daily_slot(at),
@@ -91,7 +97,7 @@ def catalog(*commits: Commit) -> Catalog:
 def test_a_commit_is_what_its_schema_id_says_and_keeps_its_json(kind: BackupKind) -> None:
     body = document(kind)
     parsed = parse_commit(body)
-    assert isinstance(parsed, PhysicalCommit if kind == BackupKind.FULL else LogicalCommit)
+    assert isinstance(parsed, PhysicalCommit if is_physical(kind) else LogicalCommit)
     written = parsed.model_dump(mode="json")
     assert {name: written[name] for name in body if name != "databases"} == {
         name: value for name, value in body.items() if name != "databases"
@@ -125,12 +131,12 @@ def test_a_dump_has_no_range_of_wal() -> None:
     assert commit(BackupKind.LOGICAL).position == Lsn.parse("0/5000000")
 
 
-def test_latest_is_the_newest_full_and_never_a_dump() -> None:
+def test_latest_is_the_newest_physical_backup_and_never_a_dump() -> None:
     full, dump = commit(BackupKind.FULL), commit(BackupKind.LOGICAL, AT + timedelta(hours=1))
     found = catalog(full, dump)
     assert found.find("latest").commit == full
     assert found.find(dump.id).commit == dump
-    with pytest.raises(RepositoryMissing, match="no full backup"):
+    with pytest.raises(RepositoryMissing, match="no physical backup"):
         catalog(dump).find("latest")
 
 
