@@ -67,6 +67,7 @@ class Settings:
         pg_bindirs: Folders with PostgreSQL programs, searched first.
         server_user: The account that runs restored servers when we are root.
         scratch_directory: Where throw-away restores go; the system's temporary directory when None.
+        cache_directory: Where is kept what was read before, to be quick; None keeps nothing.
         wal_partial_interval_s: How often the unfinished WAL segment is stored while WAL is streamed.
         wal_retained_limit_bytes: Above this much WAL kept for us, the server's disk is said to be in danger.
     """
@@ -88,6 +89,7 @@ class Settings:
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
     scratch_directory: Path | None
+    cache_directory: Path | None
     wal_partial_interval_s: float
     wal_retained_limit_bytes: int
 
@@ -127,6 +129,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         pg_bindirs=reader.parsed("BB_OPS_PG_BINDIR", _paths) or (),
         server_user=reader.text("BB_OPS_SERVER_USER"),
         scratch_directory=reader.parsed("BB_OPS_SCRATCH_DIRECTORY", _directory),
+        cache_directory=_cache(reader),
         wal_partial_interval_s=float(reader.parsed("BB_OPS_WAL_PARTIAL_INTERVAL_S", _whole_number(1, 3600)) or 2),
         wal_retained_limit_bytes=(reader.parsed("BB_OPS_WAL_RETAINED_LIMIT_MIB", _whole_number(16, 1 << 30)) or 4096)
         << 20,
@@ -301,3 +304,14 @@ def _whole_number(lowest: int, highest: int) -> Callable[[str], int]:
 def _budget(reader: _Reader) -> float:
     seconds = reader.parsed("BB_OPS_FINGERPRINT_BUDGET_S", _whole_number(0, 86400))
     return 120.0 if seconds is None else float(seconds)
+
+
+def _cache(reader: _Reader) -> Path | None:
+    """Return the folder for caches: the XDG Base Directory Specification's, unless another one or ``none`` is set."""
+    value = reader.text("BB_OPS_CACHE_DIRECTORY")
+    if value is not None:
+        return None if value == "none" else Path(value)
+    home, caches = reader.text("HOME"), reader.text("XDG_CACHE_HOME")
+    if caches is None and home is None:
+        return None
+    return (Path(caches) if caches else Path(home or "") / ".cache") / "bb-ops"

@@ -29,7 +29,8 @@ from bb_ops.postgres.wal_stream import WalConnection
 from bb_ops.repository import wal, wal_reader, windows
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Gap, Receipt, Span, SpanSegment, Stretch
+from bb_ops.repository.wal import Gap, Receipt, Span, SpanSegment
+from bb_ops.repository.wal_listing import Stretch
 from bb_ops.repository.windows import WalFacts
 
 _LOGGER = logging.getLogger(__name__)

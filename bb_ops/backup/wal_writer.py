@@ -30,6 +30,7 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.timelines import Ancestor, parse_history
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.wal import Piece, Position, Receipt
+from bb_ops.repository.wal_listing import TimelineWal
 from bb_ops.storage.sealed import SealedObject, SealedWriter, seal_bytes
 
 _LOGGER = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class WalWriter:
         """Go on with the pieces that an earlier run stored."""
         self._pieces, self._pieces_of = list(position.pieces), position.segment
         if position.segment is not None:
-            found = self.archive.repository.store.objects(f"{self._prefix(position.timeline)}{position.segment}.")
+            found = self.archive.repository.store.objects(self._file_key(position.timeline, f"{position.segment}."))
             self._stored_pieces = {info.key for info in found if ".partial." in info.key}
 
     def settle(self) -> None:
@@ -180,7 +181,7 @@ class WalWriter:
 
     def _store_segment(self, segment: Segment, raw_sha256: str, at: datetime | None) -> None:
         suffix = self.archive.seal.suffix
-        key = self._prefix(segment.timeline) + segment.name + suffix
+        key = self._file_key(segment.timeline, segment.name + suffix)
 
         def write() -> SealedObject:
             writer = SealedWriter(self.archive.repository.store, key, self.archive.seal)
@@ -195,7 +196,7 @@ class WalWriter:
 
     def _store_history(self, timeline: int, content: bytes) -> None:
         name = f"{timeline:08X}.history"
-        key = self._prefix(timeline) + name + self.archive.seal.suffix
+        key = self._file_key(timeline, name + self.archive.seal.suffix)
         store, seal = self.archive.repository.store, self.archive.seal
         digest = hashlib.sha256(content).hexdigest()
         ancestors = parse_history(timeline, content).ancestors
@@ -248,11 +249,9 @@ class WalWriter:
             wal.write_record(self.archive.repository, receipt)
 
     def _is_recorded(self, timeline: int, name: str, raw_sha256: str) -> bool:
-        listing = wal.TimelineWal(timeline)
-        store = self.archive.repository.store
+        listing = TimelineWal(timeline)
         if not name.endswith(".history"):
-            infos = store.objects(f"{self._prefix(timeline)}seal-")
-            listing = wal.sort_names(timeline, (info.key.rpartition("/")[2] for info in infos))
+            listing = wal_reader.read_spans(self.archive.repository, self.archive.system_id, timeline)
         receipt = wal_reader.read_receipt(self.archive.repository, listing, self.archive.system_id, name, self._size)
         if receipt is not None and receipt.raw_sha256 != raw_sha256:
             raise self._other_content(name)
@@ -307,7 +306,7 @@ class WalWriter:
     def _store_piece(self, segment: Segment, start: int, end: int) -> Piece:
         suffix = self.archive.seal.suffix
         name = f"{segment.name}.{start:08X}-{end:08X}.{secrets.token_hex(4)}.partial{suffix}"
-        key = self._prefix(segment.timeline) + name
+        key = self._file_key(segment.timeline, name)
         self._stored_pieces.add(key)
         writer = SealedWriter(self.archive.repository.store, key, self.archive.seal)
         try:
@@ -320,8 +319,8 @@ class WalWriter:
 
     def _forget_positions(self, newest: Position) -> None:
         """Remove superseded records; the newest two stay, so that a reader always finds one."""
-        if not self._positions or not self._positions[-1].startswith(self._prefix(newest.timeline)):
-            prefix = wal.positions_prefix(newest.cluster, newest.system_id, newest.timeline)
+        prefix = wal.positions_prefix(newest.cluster, newest.system_id, newest.timeline)
+        if not self._positions or not self._positions[-1].startswith(prefix):
             self._positions = [info.key for info in self.archive.repository.store.objects(prefix)]
         if newest.key not in self._positions:
             self._positions.append(newest.key)
@@ -333,8 +332,8 @@ class WalWriter:
         with suppress(BbOpsError):
             self.archive.repository.store.delete(key)
 
-    def _prefix(self, timeline: int) -> str:
-        return wal.timeline_prefix(self.archive.repository.cluster, self.archive.system_id, timeline)
+    def _file_key(self, timeline: int, name: str) -> str:
+        return wal.file_key(self.archive.repository.cluster, self.archive.system_id, timeline, name)
 
     @property
     def _size(self) -> int:

@@ -14,8 +14,8 @@ from bb_ops.errors import RepositoryMissing, ServerUnusable
 from bb_ops.recovery.combine import combine, plan_combine
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.ids import daily_slot
+from bb_ops.repository.overview import read_overview
 from bb_ops.repository.status import RegionStatus, region_status
-from bb_ops.repository.windows import read_windows
 
 _FINDINGS = 4
 _DAMAGED = 5
@@ -136,18 +136,16 @@ def show(*, backup_id: str, as_json: bool) -> int:
 
 
 @command.command("status")
+@click.option("--anew", is_flag=True, help="Read everything from the repositories, nothing from the cache.")
 @json_option
-def status(*, as_json: bool) -> int:
+def status(*, anew: bool, as_json: bool) -> int:
     """Say for every region what can be restored, what is proven, and what is missing; exit 4 where something is."""
     ops = operations()
-    now = ops.clock.now()
+    now, directory = ops.clock.now(), None if anew else ops.settings.cache_directory
     regions = []
     for repository in ops.repositories:
         try:
-            catalog = read_catalog(repository)
-            archived, damaged = read_windows(repository, catalog)
-            catalog.damaged += damaged
-            regions.append(region_status(catalog, now, archived))
+            regions.append(region_status(read_overview(repository, directory, now), now))
         except RepositoryMissing as error:
             regions.append(
                 RegionStatus(name=repository.region, problems=(str(error),), missing_slots=(daily_slot(now),))

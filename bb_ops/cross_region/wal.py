@@ -15,7 +15,8 @@ from bb_ops.findings import Value
 from bb_ops.progress import Progress
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Gap, Receipt, Span, Stretch, TimelineWal, WalRecord
+from bb_ops.repository.wal import Gap, Receipt, Span, WalRecord
+from bb_ops.repository.wal_listing import Stretch, TimelineWal
 from bb_ops.repository.wal_reader import ReceiptReader
 from bb_ops.storage.sealed import Expected, verify_stored
 

@@ -12,7 +12,8 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.timelines import history_name
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Position, Receipt, TimelineWal
+from bb_ops.repository.wal import Position, Receipt
+from bb_ops.repository.wal_listing import TimelineWal
 from bb_ops.storage.sealed import open_sealed
 
 
@@ -97,7 +98,7 @@ def fetch_file(repository: Repository, system_id: str, name: str, path: Path) ->
         if receipt is not None:
             _write(repository, receipt, path)
         return receipt is not None
-    spans = _spans(repository, system_id, timeline)
+    spans = wal_reader.read_spans(repository, system_id, timeline)
     size = wal_reader.segment_size(repository, system_id, spans) or 1
     receipt = wal_reader.read_receipt(repository, spans, system_id, name, size)
     if receipt is not None:
@@ -115,12 +116,6 @@ def _timeline_of(name: str) -> int:
         return int(name[:8], 16)
     except ValueError as error:
         raise UsageError(f"{name!r} is no WAL file name") from error
-
-
-def _spans(repository: Repository, system_id: str, timeline: int) -> TimelineWal:
-    prefix = wal.timeline_prefix(repository.cluster, system_id, timeline)
-    infos = repository.store.objects(f"{prefix}seal-")
-    return wal.sort_names(timeline, (info.key.removeprefix(prefix) for info in infos))
 
 
 def _fetch_history(repository: Repository, system_id: str, timeline: int, directory: Path) -> str:

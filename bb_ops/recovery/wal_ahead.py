@@ -11,6 +11,7 @@ from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.recovery.wal import fetch_file
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.repository import Repository
+from bb_ops.repository.wal_listing import TimelineWal
 
 _LOGGER = logging.getLogger(__name__)
 _AHEAD = 6
@@ -76,9 +77,7 @@ class Fetcher:
             return
         timeline = int(name[:8], 16)
         if timeline not in self._sizes:
-            self._sizes[timeline] = wal_reader.segment_size(
-                self._repository, self._system_id, wal.TimelineWal(timeline)
-            )
+            self._sizes[timeline] = wal_reader.segment_size(self._repository, self._system_id, TimelineWal(timeline))
         size = self._sizes[timeline]
         if size is None:
             return

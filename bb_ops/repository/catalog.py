@@ -1,7 +1,9 @@
 """What exists: read from a listing and the signed commits alone; no index that could be wrong or lost."""
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected, RepositoryMissing, UsageError
 from bb_ops.findings import Outcome
@@ -10,7 +12,6 @@ from bb_ops.repository.ids import BackupKind, SlotKey, is_backup_id, is_physical
 from bb_ops.repository.manifest import BackupCommit, Commit, PhysicalCommit
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
-from bb_ops.storage.base import ObjectInfo
 
 
 @dataclass(frozen=True)
@@ -174,42 +175,95 @@ def read_catalog(repository: Repository, system_id: str | None = None) -> Catalo
 def linked(catalog: Catalog) -> Catalog:
     """Order the entries and give every increment its ancestors; what is missing below it is its problem. Pure."""
     catalog.entries.sort(key=lambda entry: (entry.commit.started_at, entry.commit.position, entry.commit.stopped_at))
-    known = {entry.commit.id: entry for entry in catalog.entries}
-    done = dict(known)
+    found = links([_Member.of(entry) for entry in catalog.entries], catalog.damaged, catalog.region)
+    done = {entry.commit.id: entry for entry in catalog.entries}
     for entry in sorted(catalog.physical, key=lambda one: one.physical.depth):  # a parent before its children
         commit = entry.physical
         if commit.parent_id is not None:
-            entry = _on_parent(entry, done.get(commit.parent_id), catalog)  # noqa: PLW2901
-        done[commit.id] = entry
+            link = found[commit.id]
+            done[commit.id] = replace(
+                entry,
+                problems=entry.problems if link.problem is None else (*entry.problems, link.problem),
+                ancestors=done[commit.parent_id].chain if link.joined else (),
+            )
     catalog.entries = [done[entry.commit.id] for entry in catalog.entries]
     return catalog
 
 
-def _on_parent(entry: CatalogEntry, parent: CatalogEntry | None, catalog: Catalog) -> CatalogEntry:
-    commit = entry.physical
-    if parent is None:
-        damaged = next((error for error in catalog.damaged if f"/{commit.parent_id}/" in str(error)), None)
-        reason = f"cannot be read: {damaged}" if damaged else f"is missing in {catalog.region}"
-        return replace(entry, problems=(*entry.problems, f"{commit.id}: its parent {commit.parent_id} {reason}"))
-    fits = isinstance(parent.commit, PhysicalCommit) and parent.commit.depth + 1 == commit.depth
-    if not fits or parent.commit.system_id != commit.system_id:
-        wrong = f"{commit.id}: its parent {commit.parent_id} is not the backup that it was taken against"
-        return replace(entry, problems=(*entry.problems, wrong))
-    inherited = (f"{commit.id} needs {commit.parent_id}: {parent.problems[0]}",) if parent.problems else ()
-    return replace(entry, problems=(*entry.problems, *inherited), ancestors=parent.chain)
+class Link(NamedTuple):
+    """How an increment stands on its parent: whether it joins it, and what is wrong there or further below."""
+
+    joined: bool
+    problem: str | None
+
+
+class Member(Protocol):
+    """What is asked of a backup to link it: see ``BackupCommit`` and ``CatalogEntry``."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def system_id(self) -> str: ...  # noqa: D102
+    @property
+    def parent_id(self) -> str | None: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def is_physical(self) -> bool: ...  # noqa: D102
+    @property
+    def problems(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+def links(members: Iterable[Member], damaged: Iterable[BbOpsError], region: str) -> dict[str, Link]:
+    """Return for every increment how it stands on its parent. Pure."""
+    known = {one.id: one for one in members}
+    problems = {one.id: one.problems[0] for one in known.values() if one.problems}
+    found: dict[str, Link] = {}
+    for one in sorted((one for one in known.values() if one.parent_id is not None), key=lambda one: one.depth):
+        parent = known.get(one.parent_id or "")
+        if parent is None:
+            broken = next((error for error in damaged if f"/{one.parent_id}/" in str(error)), None)
+            reason = f"cannot be read: {broken}" if broken else f"is missing in {region}"
+            link = Link(joined=False, problem=f"{one.id}: its parent {one.parent_id} {reason}")
+        elif not parent.is_physical or (parent.depth + 1, parent.system_id) != (one.depth, one.system_id):
+            wrong = f"{one.id}: its parent {one.parent_id} is not the backup that it was taken against"
+            link = Link(joined=False, problem=wrong)
+        else:
+            below = problems.get(parent.id)
+            link = Link(joined=True, problem=f"{one.id} needs {parent.id}: {below}" if below else None)
+        if link.problem is not None:
+            problems.setdefault(one.id, link.problem)
+        found[one.id] = link
+    return found
+
+
+class _Member(NamedTuple):
+    id: str
+    system_id: str
+    parent_id: str | None
+    depth: int
+    is_physical: bool
+    problems: tuple[str, ...]
+
+    @classmethod
+    def of(cls, entry: CatalogEntry) -> "_Member":
+        commit = entry.commit
+        parent_id, depth = (commit.parent_id, commit.depth) if isinstance(commit, PhysicalCommit) else (None, 0)
+        physical = isinstance(commit, PhysicalCommit)
+        return cls(commit.id, commit.system_id, parent_id, depth, physical, entry.problems)
 
 
 def _read_system(repository: Repository, system_id: str, catalog: Catalog) -> None:
-    backups: dict[str, list[ObjectInfo]] = defaultdict(list)
+    backups: dict[str, dict[str, int]] = defaultdict(dict)
     for info in repository.store.objects(layout.base_prefix(repository.cluster, system_id)):
         backup_id = layout.backup_id_of(info.key)
         if backup_id is not None:
-            backups[backup_id].append(info)
-    proofs = _read_proofs(repository, system_id, catalog)
-    for backup_id, infos in backups.items():
-        if not any(info.key == layout.commit_key(repository.cluster, system_id, backup_id) for info in infos):
-            keys = tuple(info.key for info in infos)
-            catalog.leftovers.append(Leftover(system_id, backup_id, keys, sum(info.size_bytes for info in infos)))
+            backups[backup_id][info.key] = info.size_bytes
+    evidence = [info.key for info in repository.store.objects(layout.evidence_prefix(repository.cluster, system_id))]
+    proofs = read_proofs(repository, system_id, evidence, catalog.repository_id, catalog.damaged)
+    for backup_id, sizes in backups.items():
+        if layout.commit_key(repository.cluster, system_id, backup_id) not in sizes:
+            catalog.leftovers.append(Leftover(system_id, backup_id, tuple(sizes), sum(sizes.values())))
             continue
         try:
             commit = repository.read_commit(system_id, backup_id)
@@ -217,12 +271,12 @@ def _read_system(repository: Repository, system_id: str, catalog: Catalog) -> No
             catalog.damaged.append(error)
             continue
         if commit is not None:
-            problems = tuple(_compare_listing(repository, commit, infos))
+            problems = tuple(compare_sizes(repository, commit, sizes))
             catalog.entries.append(CatalogEntry(commit, problems, tuple(proofs.get(backup_id, ()))))
 
 
-def _compare_listing(repository: Repository, commit: BackupCommit, infos: list[ObjectInfo]) -> list[str]:
-    sizes = {info.key: info.size_bytes for info in infos}
+def compare_sizes(repository: Repository, commit: BackupCommit, sizes: Mapping[str, int]) -> list[str]:
+    """Say which objects of a backup are missing, or have other sizes than its commit says."""
     found = []
     for entry in commit.objects:
         key = repository.object_key(commit, entry)
@@ -233,19 +287,22 @@ def _compare_listing(repository: Repository, commit: BackupCommit, infos: list[O
     return found
 
 
-def _read_proofs(repository: Repository, system_id: str, catalog: Catalog) -> dict[str, list[Proof]]:
+def read_proofs(
+    repository: Repository, system_id: str, keys: Iterable[str], repository_id: str, damaged: list[BbOpsError]
+) -> dict[str, list[Proof]]:
+    """Read proofs by backup, oldest first; those that are damaged are added to ``damaged``."""
     found: dict[str, list[Proof]] = defaultdict(list)
-    for info in list(repository.store.objects(layout.evidence_prefix(repository.cluster, system_id))):
-        data = repository.store.read(info.key)
+    for key in keys:
+        data = repository.store.read(key)
         if data is None:
             continue
         try:
-            proof = repository.parse_proof(data, info.key)
+            proof = repository.parse_proof(data, key)
         except (IntegrityError, KeyRejected) as error:
-            catalog.damaged.append(error)
+            damaged.append(error)
             continue
-        key = layout.proof_key(repository.cluster, system_id, proof.backup_id, proof.id)
-        if (info.key, proof.repository_id) == (key, catalog.repository_id):
+        place = layout.proof_key(repository.cluster, system_id, proof.backup_id, proof.id)
+        if (key, proof.repository_id) == (place, repository_id):
             found[proof.backup_id].append(proof)
     for proofs in found.values():
         proofs.sort(key=lambda proof: proof.started_at)

@@ -1,5 +1,7 @@
 """What one region can promise at an instant. Pure."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,8 +10,9 @@ from pydantic import AwareDatetime
 from bb_ops.findings import Value
 from bb_ops.repository.catalog import Catalog
 from bb_ops.repository.ids import BackupId, BackupKind, SlotKey, daily_slot, slot_window
+from bb_ops.repository.overview import BackupFacts, Overview
 from bb_ops.repository.reports import Level
-from bb_ops.repository.windows import Window, Windows
+from bb_ops.repository.windows import Window
 
 PROVEN = Level.L5
 """From here on a backup counts as proven: it was restored, and its structure is sound."""
@@ -64,60 +67,56 @@ class RegionStatus(Value):
         return self.last_proven_at is not None and not (self.open_gaps or self.missing_slots or self.problems)
 
 
-def region_status(catalog: Catalog, now: datetime, archived: Windows | None = None) -> RegionStatus:
-    """Say what a region can promise; ``archived`` is what its WAL adds.
+def region_status(overview: Overview, now: datetime) -> RegionStatus:
+    """Say what a region can promise.
 
     Dumps count for nothing but their own damage: no window, no lag and no slot is theirs.
     """
-    instants = [entry.commit.as_of for entry in catalog.physical if not entry.failed]
+    sound = [one for one in overview.backups if one.is_physical and not one.failed]
     proven = [
-        (proof.started_at + timedelta(seconds=proof.duration_s), entry.proven_level)
-        for entry in catalog.physical
-        for proof in entry.proofs
-        if entry.proven_level is not None and entry.proven_level >= PROVEN and proof.level == entry.proven_level.name
+        (one.proven_at, one.proven_level)
+        for one in sound
+        if one.proven_at is not None and one.proven_level is not None and Level[one.proven_level] >= PROVEN
     ]
-    last = max(proven, default=None)
-    windows = tuple(Window(from_at=instant, to_at=instant) for instant in instants)
-    if archived is not None and archived.windows:
-        windows = archived.windows
-    problems = [str(error) for error in catalog.damaged]
-    for entry in catalog.entries:
-        problems += entry.problems
-        if entry.failed and not entry.problems:
-            problems.append(f"{entry.commit.id}: its newest test failed, see `bb-ops backup show {entry.commit.id}`")
-        if entry.commit.encryption == "none":
-            problems.append(f"{entry.commit.id} is not encrypted")
+    last_at, last_level = max(proven, default=(None, None))
+    windows = overview.archived.windows or tuple(Window(from_at=one.as_of, to_at=one.as_of) for one in sound)
+    problems = [str(error) for error in overview.damaged]
+    for one in overview.backups:
+        problems += one.problems
+        if one.failed and not one.problems:
+            problems.append(f"{one.id}: its newest test failed, see `bb-ops backup show {one.id}`")
+        if one.encryption == "none":
+            problems.append(f"{one.id} is not encrypted")
     return RegionStatus(
-        name=catalog.region,
-        backups=len(catalog.entries),
-        chains=_chains(catalog),
+        name=overview.region,
+        backups=len(overview.backups),
+        chains=_chains(overview.backups),
         windows=windows,
-        gaps=archived.gaps if archived else (),
-        open_gaps=archived.open_gaps if archived else (),
+        gaps=overview.archived.gaps,
+        open_gaps=overview.archived.open_gaps,
         lag_s=(now - max(window.to_at for window in windows)).total_seconds() if windows else None,
-        last_proven_at=last[0] if last else None,
-        last_proven_level=last[1].name if last and last[1] is not None else None,
-        missing_slots=missing_slots(catalog, now),
+        last_proven_at=last_at,
+        last_proven_level=last_level,
+        missing_slots=missing_slots(overview.backups, now),
         problems=tuple(problems),
     )
 
 
-def _chains(catalog: Catalog) -> tuple[ChainStatus, ...]:
+def _chains(backups: Iterable[BackupFacts]) -> tuple[ChainStatus, ...]:
+    members: dict[str, list[BackupFacts]] = defaultdict(list)
+    for one in backups:
+        if one.root_id is not None:
+            members[one.root_id].append(one)
     return tuple(
-        ChainStatus(
-            full_id=chain[0].commit.id,
-            increments=len(chain) - 1,
-            newest_id=chain[-1].commit.id,
-            newest_at=chain[-1].commit.as_of,
-        )
-        for chain in catalog.chains
-        if len(chain) > 1 and chain[0].commit.kind == BackupKind.FULL
+        ChainStatus(full_id=root, increments=len(chain) - 1, newest_id=chain[-1].id, newest_at=chain[-1].as_of)
+        for root, chain in members.items()
+        if len(chain) > 1
     )
 
 
-def missing_slots(catalog: Catalog, now: datetime) -> tuple[SlotKey, ...]:
+def missing_slots(backups: Iterable[BackupFacts], now: datetime) -> tuple[SlotKey, ...]:
     """Return the daily slots, up to the open one, that no full backup represents, since the first backup; newest 14."""
-    present = {entry.commit.slot for entry in catalog.of_kind(BackupKind.FULL)}
+    present = {one.slot for one in backups if one.kind == BackupKind.FULL}
     if not present:
         return (daily_slot(now),)
     watched = (daily_slot(now - timedelta(days=days)) for days in range(SLOTS_WATCHED))

@@ -1,12 +1,9 @@
-"""Archived WAL: its keys, its signed records, and which stretches of it are whole. Documented in repository-format.md.
+"""Archived WAL: its keys and its signed records. Documented in repository-format.md.
 
 A segment exists once its sealed object *and* a signed record of its hashes do: the receipt that its writer leaves, or a
 seal that took the receipt's place. What is named by neither is a leftover.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError
@@ -20,11 +17,9 @@ from bb_ops.repository.repository import Repository
 from bb_ops.repository.signing import open_document, sign_document
 from bb_ops.storage.sealed import Expected
 
-_SUFFIXES = (".zst.age", ".zst")
-_NAME_DIGITS = 24
-_TIMELINE_DIGITS = 8
 _LSN_DIGITS = 16
-_POSITIONS = "positions/"
+POSITIONS = "positions"
+_HISTORY = ".history"
 _HEX32 = 0x1_0000_0000
 _T = TypeVar("_T", bound="WalRecord")
 
@@ -72,7 +67,7 @@ class Receipt(WalRecord):
     @property
     def expected(self) -> Expected:
         """What the file's object must be."""
-        key = f"{timeline_prefix(self.cluster, self.system_id, self.timeline)}{self.name}{self.suffix}"
+        key = file_key(self.cluster, self.system_id, self.timeline, f"{self.name}{self.suffix}")
         return Expected(key, self.size_bytes, self.raw_size_bytes, self.sha256)
 
 
@@ -114,7 +109,7 @@ class Position(WalRecord):
 
     def expected(self, piece: Piece) -> Expected:
         """Return what a piece's object must be."""
-        key = timeline_prefix(self.cluster, self.system_id, self.timeline) + piece.name
+        key = file_key(self.cluster, self.system_id, self.timeline, piece.name)
         return Expected(key, piece.size_bytes, piece.to_offset - piece.from_offset, piece.sha256)
 
 
@@ -202,76 +197,6 @@ class Gap(WalRecord):
         return f"WAL from {self.from_lsn} to {self.to_lsn} on timeline {self.timeline} is missing: {self.reason}"
 
 
-@dataclass(frozen=True, order=True)
-class Stretch:
-    """Positions from ``start`` up to ``end``."""
-
-    start: Lsn
-    end: Lsn
-
-
-@dataclass
-class TimelineWal:
-    """What a listing shows of one timeline.
-
-    Attributes:
-        stored: Names of segments with an object.
-        receipts: Names with a receipt.
-        spans: What the sealed spans cover, by their keys.
-        gaps: What gap records cover.
-        pieces: Keys of pieces of unfinished segments.
-        history: Whether its history file and the receipt of it are there.
-    """
-
-    timeline: int
-    suffix: str = ".zst.age"
-    stored: set[str] = field(default_factory=set)
-    receipts: set[str] = field(default_factory=set)
-    spans: list[Stretch] = field(default_factory=list)
-    gaps: list[Stretch] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-    history: bool = False
-
-    def stretches(self, segment_bytes: int) -> list[Stretch]:
-        """Return the stretches of whole, recorded segments, in order; each is as long as it can be."""
-        per_log = _HEX32 // segment_bytes
-        sealed = join(self.spans)
-        starts = [entry.start for entry in sealed]
-        numbers = []
-        for name in self.stored:
-            number = int(name[8:16], 16) * per_log + int(name[16:], 16)
-            if name not in self.receipts:
-                start = number * segment_bytes
-                at = bisect_right(starts, start) - 1
-                if at < 0 or start >= sealed[at].end:
-                    continue
-            numbers.append(number)
-        numbers.sort()
-        found: list[Stretch] = []
-        first = previous = None
-        for number in numbers:
-            if first is None or previous is None:
-                first = number
-            elif number != previous + 1:
-                found.append(Stretch(Lsn(first * segment_bytes), Lsn((previous + 1) * segment_bytes)))
-                first = number
-            previous = number
-        if first is not None and previous is not None:
-            found.append(Stretch(Lsn(first * segment_bytes), Lsn((previous + 1) * segment_bytes)))
-        return found
-
-
-def join(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """Join stretches that touch or overlap; in order."""
-    found: list[Stretch] = []
-    for entry in sorted(stretches):
-        if found and entry.start <= found[-1].end:
-            found[-1] = Stretch(found[-1].start, max(found[-1].end, entry.end))
-        else:
-            found.append(entry)
-    return found
-
-
 def wal_prefix(cluster: str, system_id: str) -> str:
     """Return the prefix of a system's WAL."""
     return f"{layout.cluster_prefix(cluster)}{system_id}/wal/"
@@ -282,14 +207,25 @@ def timeline_prefix(cluster: str, system_id: str, timeline: int) -> str:
     return f"{wal_prefix(cluster, system_id)}{timeline:08X}/"
 
 
+def log_prefix(cluster: str, system_id: str, timeline: int, log: int) -> str:
+    """Return the prefix of the segments of one WAL log number: 4 GiB of WAL."""
+    return f"{timeline_prefix(cluster, system_id, timeline)}{log:08X}/"
+
+
+def file_key(cluster: str, system_id: str, timeline: int, name: str) -> str:
+    """Return the key of what belongs to a segment, in the folder of its log number, or to a history file."""
+    prefix = timeline_prefix(cluster, system_id, timeline)
+    return f"{prefix}{name}" if _HISTORY in name else f"{prefix}{name[8:16]}/{name}"
+
+
 def positions_prefix(cluster: str, system_id: str, timeline: int) -> str:
     """Return the prefix of one timeline's position records."""
-    return f"{timeline_prefix(cluster, system_id, timeline)}{_POSITIONS}"
+    return f"{timeline_prefix(cluster, system_id, timeline)}{POSITIONS}/"
 
 
 def receipt_key(cluster: str, system_id: str, timeline: int, name: str) -> str:
     """Return the key of the receipt of a segment or history file."""
-    return f"{timeline_prefix(cluster, system_id, timeline)}{name}.json"
+    return file_key(cluster, system_id, timeline, f"{name}.json")
 
 
 def span_key(cluster: str, system_id: str, timeline: int, start: Lsn, end: Lsn) -> str:
@@ -312,28 +248,6 @@ def segment_number(name: str, segment_bytes: int) -> int:
 def segment_position(name: str, segment_bytes: int) -> Lsn:
     """Return the position of a segment's first byte."""
     return Lsn(segment_number(name, segment_bytes) * segment_bytes)
-
-
-def sort_names(timeline: int, names: Iterable[str]) -> TimelineWal:
-    """Sort the names below one timeline's prefix. Pure."""
-    wal = TimelineWal(timeline)
-    stored, receipts = wal.stored, wal.receipts
-    for name in names:
-        rest = name[_NAME_DIGITS:]
-        if rest in _SUFFIXES and "." not in name[:_NAME_DIGITS]:
-            stored.add(name[:_NAME_DIGITS])
-            wal.suffix = rest
-        elif rest == ".json" and name[4] != "-":
-            receipts.add(name[:_NAME_DIGITS])
-        elif name.startswith("seal-"):
-            wal.spans.append(_stretch(name))
-        elif name.startswith("gap-"):
-            wal.gaps.append(_stretch(name))
-        elif ".partial." in name:
-            wal.pieces.append(name)
-        elif name == f"{timeline:08X}.history.json":
-            wal.history = True
-    return wal
 
 
 def write_record(repository: Repository, record: WalRecord) -> bytes:
@@ -388,8 +302,3 @@ def parse_record(repository: Repository, data: bytes, key: str, kind: type[_T]) 
 def segments_of(timeline: int, start: Lsn, end: Lsn, segment_bytes: int) -> list[str]:
     """Return the names of the segments from ``start``, a border, up to ``end``, another one."""
     return [segment_name(timeline, Lsn(at), segment_bytes) for at in range(start, end, segment_bytes)]
-
-
-def _stretch(name: str) -> Stretch:
-    _, start, end = name.removesuffix(".json").split("-")
-    return Stretch(Lsn(int(start, 16)), Lsn(int(end, 16)))

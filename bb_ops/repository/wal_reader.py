@@ -2,33 +2,83 @@
 
 from collections import defaultdict
 
+from bb_ops.repository.index import Index
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import (
+    POSITIONS,
     Position,
     Receipt,
     Span,
-    Stretch,
-    TimelineWal,
+    log_prefix,
     positions_prefix,
     read_record,
     receipt_key,
     segment_position,
-    sort_names,
     span_key,
+    timeline_prefix,
     wal_prefix,
 )
+from bb_ops.repository.wal_listing import LogFolder, Stretch, TimelineWal, assemble, read_folder
 
-_TIMELINE_DIGITS = 8
+_RECORDS = ("seal-", "gap-")
 
 
-def read_timelines(repository: Repository, system_id: str) -> dict[int, TimelineWal]:
-    """List the WAL of a system, by timeline; reads no object."""
+def read_timelines(repository: Repository, system_id: str, index: Index | None = None) -> dict[int, TimelineWal]:
+    """List the WAL of a system, by timeline, with what an index knows of its folders; reads no object."""
+    if index is None or repository.store.marks(()) is None:
+        return _list_all(repository, system_id)
+    timelines = sorted(repository.store.children(wal_prefix(repository.cluster, system_id)))
+    return {int(name, 16): _list_timeline(repository, system_id, int(name, 16), index) for name in timelines}
+
+
+def read_spans(repository: Repository, system_id: str, timeline: int) -> TimelineWal:
+    """List a timeline's sealed spans alone."""
+    prefix = timeline_prefix(repository.cluster, system_id, timeline)
+    infos = repository.store.objects(f"{prefix}{_RECORDS[0]}")
+    return assemble(timeline, (info.key.removeprefix(prefix) for info in infos), {})
+
+
+def _list_all(repository: Repository, system_id: str) -> dict[int, TimelineWal]:
+    """List everything at once, for stores where each folder would cost a request."""
     prefix = wal_prefix(repository.cluster, system_id)
-    names: dict[str, list[str]] = defaultdict(list)
-    at = len(prefix)
+    names: dict[int, list[str]] = defaultdict(list)
+    logs: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for info in repository.store.objects(prefix):
-        names[info.key[at : at + _TIMELINE_DIGITS]].append(info.key[at + _TIMELINE_DIGITS + 1 :])
-    return {int(timeline, 16): sort_names(int(timeline, 16), found) for timeline, found in sorted(names.items())}
+        timeline, _, name = info.key.removeprefix(prefix).partition("/")
+        log, found, rest = name.rpartition("/")
+        if not found:
+            names[int(timeline, 16)].append(name)
+        elif log != POSITIONS:
+            logs[int(timeline, 16)][log].append(rest)
+    return {
+        timeline: assemble(
+            timeline,
+            names.get(timeline, ()),
+            {int(log, 16): read_folder(found) for log, found in logs.get(timeline, {}).items()},
+        )
+        for timeline in sorted({*names, *logs})
+    }
+
+
+def _list_timeline(repository: Repository, system_id: str, timeline: int, index: Index) -> TimelineWal:
+    store, cluster = repository.store, repository.cluster
+    prefix = timeline_prefix(cluster, system_id, timeline)
+    history = receipt_key(cluster, system_id, timeline, f"{timeline:08X}.history")
+    keys = [f"{prefix}{kind}" for kind in _RECORDS]
+    names = [info.key.removeprefix(prefix) for key in keys for info in store.objects(key)]
+    names += [history.removeprefix(prefix)] if store.stat(history) is not None else []
+    logs = [int(name, 16) for name in store.children(prefix) if name != POSITIONS]
+    folders = [log_prefix(cluster, system_id, timeline, log) for log in logs]
+    found: dict[int, LogFolder] = {}
+    for log, folder, mark in zip(logs, folders, store.marks(folders) or [], strict=True):
+        row = index.find(folder, [mark])
+        if row is None:
+            here = read_folder(info.key.removeprefix(folder) for info in store.objects(folder))
+            index.keep(folder, [], [mark], [here.suffix, here.stored, here.receipts, here.pieces])
+            found[log] = here
+        else:
+            found[log] = LogFolder(*row)
+    return assemble(timeline, names, found)
 
 
 def newest_position(repository: Repository, system_id: str) -> Position | None:

@@ -3,9 +3,10 @@
 The facts are read first (what a listing shows, and a few signed records), then all is decided without reading anything.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from pydantic import AwareDatetime
 
@@ -14,13 +15,26 @@ from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.timelines import History
 from bb_ops.repository import wal, wal_reader
-from bb_ops.repository.catalog import Catalog
-from bb_ops.repository.manifest import PhysicalCommit
+from bb_ops.repository.index import Index
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Position, Receipt, Stretch, TimelineWal
+from bb_ops.repository.wal import Position, Receipt
+from bb_ops.repository.wal_listing import Stretch, TimelineWal, join
 
 _LOOK_BACK = 4
 """How many segments before an end are asked for an instant, where the last ones have none."""
+
+
+class Restorable(Protocol):
+    """What is asked of a backup here: where and when it ends."""
+
+    @property
+    def system_id(self) -> str: ...  # noqa: D102
+    @property
+    def timeline(self) -> int: ...  # noqa: D102
+    @property
+    def wal_end_lsn(self) -> Lsn: ...  # noqa: D102
+    @property
+    def as_of(self) -> datetime: ...  # noqa: D102
 
 
 class Window(Value):
@@ -102,7 +116,7 @@ class Windows:
     open_gaps: tuple[str, ...] = ()
 
 
-def read_facts(repository: Repository, system_id: str) -> WalFacts:
+def read_facts(repository: Repository, system_id: str, index: Index | None = None) -> WalFacts:
     """Read what is archived of a system's WAL. Positions come first: what lies before them is in the later listing."""
     facts = WalFacts(system_id)
     prefix = wal.wal_prefix(repository.cluster, system_id)
@@ -115,7 +129,7 @@ def read_facts(repository: Repository, system_id: str) -> WalFacts:
             continue
         if position is not None:
             facts.positions[timeline] = position
-    facts.timelines = wal_reader.read_timelines(repository, system_id)
+    facts.timelines = wal_reader.read_timelines(repository, system_id, index)
     for timeline, listing in facts.timelines.items():
         try:
             if listing.history:
@@ -130,18 +144,23 @@ def read_facts(repository: Repository, system_id: str) -> WalFacts:
     return facts
 
 
-def read_windows(repository: Repository, catalog: Catalog) -> tuple[Windows, list[BbOpsError]]:
-    """Read and decide for every system of a catalog; return also the records that are damaged."""
-    systems = {entry.commit.system_id for entry in catalog.entries}
-    backups = [entry.physical for entry in catalog.physical if not entry.failed]
+def read_windows(
+    repository: Repository, backups: Iterable[Restorable], index: Index | None = None
+) -> tuple[Windows, list[BbOpsError]]:
+    """Read and decide what sound physical backups (oldest first) and WAL can restore; also what records are damaged.
+
+    A system without a sound backup has no window, but its damaged records are told.
+    """
+    ours: dict[str, list[Restorable]] = {system: [] for system in repository.system_ids()}
+    for backup in backups:
+        ours[backup.system_id].append(backup)
     damaged: list[BbOpsError] = []
     parts: list[Windows] = []
-    for system in sorted(systems):
-        facts = read_facts(repository, system)
+    for system, held in sorted(ours.items()):
+        facts = read_facts(repository, system, index)
         damaged += facts.damaged
-        ours = [commit for commit in backups if commit.system_id == system]
-        ends = {end for commit in ours if (end := reach(facts, start_of(commit))) is not None}
-        parts.append(recovery_windows(ours, facts, read_times(repository, facts, ends)))
+        ends = {end for backup in held if (end := reach(facts, start_of(backup))) is not None}
+        parts.append(recovery_windows(held, facts, read_times(repository, facts, ends)))
     return (
         Windows(
             windows=tuple(union(window for part in parts for window in part.windows)),
@@ -172,9 +191,9 @@ def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -
     return found
 
 
-def start_of(commit: PhysicalCommit) -> Point:
+def start_of(backup: Restorable) -> Point:
     """Return where a backup needs archived WAL from: what lies before is in the backup itself."""
-    return Point(commit.timeline, commit.wal_end_lsn)
+    return Point(backup.timeline, backup.wal_end_lsn)
 
 
 def reach(facts: WalFacts, start: Point) -> Point | None:
@@ -214,7 +233,7 @@ def holes(facts: WalFacts, starts: Iterable[Point]) -> list[Hole]:
     return found
 
 
-def recovery_windows(backups: list[PhysicalCommit], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
+def recovery_windows(backups: Sequence[Restorable], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
     """Decide what backups (oldest first, an increment for its whole chain) and archived WAL can restore. Pure."""
     windows = []
     for commit in backups:
@@ -263,7 +282,7 @@ def _holes_on(facts: WalFacts, timeline: int, begin: Lsn, size: int) -> list[Str
     if position is not None and position.segment is not None and _pieces_are_there(facts, position):
         whole.append(Stretch(position.lsn.segment_start(size), position.lsn))
     found, at = [], border
-    for stretch in wal.join(whole):
+    for stretch in join(whole):
         if stretch.end <= at:
             continue
         if stretch.start > at and stretch.start <= durable:
@@ -278,4 +297,4 @@ def _pieces_are_there(facts: WalFacts, position: Position) -> bool:
     listing = facts.timelines.get(position.timeline)
     if listing is None:
         return False
-    return position.segment in listing.stored or {piece.name for piece in position.pieces} <= set(listing.pieces)
+    return position.segment in listing.stored or {piece.name for piece in position.pieces} <= listing.pieces

@@ -1,8 +1,8 @@
 """The contract that every object store keeps. One conformance suite checks them all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from bb_ops.errors import StoreFailed
 from bb_ops.files import PARTIAL_SUFFIX
@@ -16,6 +16,18 @@ class ObjectInfo:
 
     key: str
     size_bytes: int
+
+
+class Mark(NamedTuple):
+    """What differs when an object's bytes differ, or the names directly in a folder.
+
+    Attributes:
+        changed_ns: When it changed, in nanoseconds since 1970, by the store's clock.
+    """
+
+    changed_ns: int
+    size_bytes: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,14 @@ class ObjectStore(Protocol):
 
     def children(self, prefix: str) -> list[str]:
         """Return the names directly below ``prefix`` (which ends with ``/`` or is empty) that have keys below them."""
+        ...
+
+    def marks(self, keys: Sequence[str]) -> list[Mark | None] | None:
+        """Return a mark for each object, or folder (its key ends with ``/``); None for one that does not exist.
+
+        An object's mark differs after any change of its bytes, a folder's after any name directly in it came or went.
+        None in all where the store cannot tell without listing and reading.
+        """
         ...
 
     def delete(self, key: str) -> None:

@@ -3,14 +3,14 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn, Self, TypeVar
 
 from bb_ops.errors import AlreadyExists, BbOpsError, RepositoryMissing, StoreFailed
 from bb_ops.files import PARTIAL_SUFFIX, fsync_directory, make_directory, partial_path
-from bb_ops.storage.base import ObjectInfo, ObjectReader, Unfinished, check_key, check_prefix
+from bb_ops.storage.base import Mark, ObjectInfo, ObjectReader, Unfinished, check_key, check_prefix
 
 _T = TypeVar("_T")
 _OPEN_ATTEMPTS = 100
@@ -67,10 +67,10 @@ class LocalStore:
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield every object whose key begins with ``prefix``."""
-        folder = check_prefix(prefix).rpartition("/")[0]
+        folder, _, begin = check_prefix(prefix).rpartition("/")
         found = []
-        for path, key in self._walk(self._root / folder):
-            if not key.endswith(PARTIAL_SUFFIX) and key.startswith(prefix):
+        for path, key in self._walk(self._root / folder, begin):
+            if not key.endswith(PARTIAL_SUFFIX):
                 size_bytes = self._guard_or_none(partial(_file_size, path))
                 if size_bytes is not None:
                     found.append(ObjectInfo(key, size_bytes))
@@ -81,6 +81,22 @@ class LocalStore:
         folder = self._path(prefix.removesuffix("/")) if prefix else self._root
         names = self._guard_or_none(lambda: [entry.name for entry in os.scandir(folder) if entry.is_dir()])
         return sorted(names or ())
+
+    def marks(self, keys: Sequence[str]) -> list[Mark | None]:
+        """Return inode, size and time of change (ctime, which nobody can set) of files and folders."""
+        root = f"{self._root}/"
+        found: list[Mark | None] = []
+        try:
+            for key in keys:
+                try:
+                    facts = os.stat(root + key)  # noqa: PTH116 - a hundred thousand of them: a Path costs more than the call
+                except _NO_FILE:
+                    found.append(None)
+                else:
+                    found.append(Mark(facts.st_ctime_ns, facts.st_size, facts.st_ino))
+        except OSError as error:
+            self._raise(error)
+        return found
 
     def delete(self, key: str) -> None:
         """Remove an object, and the folders that it leaves empty."""
@@ -114,12 +130,19 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
-    def _walk(self, folder: Path) -> Iterator[tuple[Path, str]]:
-        """Yield every file; one that vanishes meanwhile may be missing, one that cannot be looked at is an error."""
-        for directory, _, names in os.walk(folder, onerror=self._raise_unless_gone):
+    def _walk(self, folder: Path, begin: str = "") -> Iterator[tuple[str, str]]:
+        """Yield every file and its key, where the first name below ``folder`` begins with ``begin``.
+
+        One that vanishes meanwhile may be missing, one that cannot be looked at is an error.
+        """
+        above = len(f"{self._root}/")
+        for directory, folders, names in os.walk(folder, onerror=self._raise_unless_gone):
+            if begin:
+                folders[:] = [name for name in folders if name.startswith(begin)]
+                names, begin = [name for name in names if name.startswith(begin)], ""  # noqa: PLW2901
             for name in names:
-                path = Path(directory) / name
-                yield path, path.relative_to(self._root).as_posix()
+                path = f"{directory}/{name}"
+                yield path, path[above:]
 
     def _raise_unless_gone(self, error: OSError) -> None:
         if not isinstance(error, _NO_FILE):
@@ -235,8 +258,8 @@ def _open_new(path: Path) -> IO[bytes]:
     raise OSError(errno.ENOENT, "its folder keeps disappearing")
 
 
-def _file_size(path: Path) -> int:
-    found = path.stat()
+def _file_size(path: Path | str) -> int:
+    found = os.stat(path)  # noqa: PTH116 - likewise
     if not stat.S_ISREG(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "not a file", str(path))
     return found.st_size

@@ -8,7 +8,7 @@ which the SDK verifies when it reads an object whole that was stored by one requ
 
 import io
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -163,6 +163,9 @@ class S3Store:
             for entry in page.get("CommonPrefixes", ())
         )
         return sorted(below.removeprefix(full).rstrip("/") for below in found if self._holds_any(below))
+
+    def marks(self, keys: Sequence[str]) -> None:
+        """Give none: a bucket has no folders that change."""
 
     def delete(self, key: str) -> None:
         """Remove an object."""

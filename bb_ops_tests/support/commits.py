@@ -7,6 +7,7 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.repository.catalog import Catalog, CatalogEntry, linked
 from bb_ops.repository.ids import BackupKind
 from bb_ops.repository.manifest import PhysicalCommit
+from bb_ops.repository.overview import Overview, facts_of
 
 BEGAN = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
 SYSTEM = "7711792015409310130"
@@ -52,3 +53,12 @@ def catalog(*commits: PhysicalCommit, problems: dict[str, str] | None = None, re
     found = problems or {}
     entries = [CatalogEntry(one, (found[one.id],) if one.id in found else (), ()) for one in commits]
     return linked(Catalog(region, entries))
+
+
+def overview(held: Catalog) -> Overview:
+    """Return what a catalog, linked already, means for a region's status; without archived WAL."""
+    facts = []
+    for entry in held.entries:
+        rooted = isinstance(entry.commit, PhysicalCommit) and entry.chain[0].kind == BackupKind.FULL
+        facts.append(facts_of(entry)._replace(root_id=entry.chain[0].id if rooted else None))
+    return Overview(held.region, facts, held.damaged)

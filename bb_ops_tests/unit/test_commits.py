@@ -12,6 +12,7 @@ from bb_ops.repository.catalog import Catalog, CatalogEntry
 from bb_ops.repository.ids import BackupKind, daily_slot, new_backup_id, weekly_slot
 from bb_ops.repository.manifest import Commit, LogicalCommit, PhysicalCommit, parse_commit
 from bb_ops.repository.status import region_status
+from bb_ops_tests.support.commits import overview
 
 AT = datetime(2026, 11, 24, 3, tzinfo=UTC)
 COMMON: dict[str, Any] = {
@@ -146,7 +147,7 @@ def test_a_dump_represents_no_slot_of_full_backups() -> None:
     with pytest.raises(RepositoryMissing):
         found.find_slot(dump.slot)
     assert found.find_slot(dump.slot, BackupKind.LOGICAL).commit == dump
-    status = region_status(found, AT + timedelta(hours=1))
+    status = region_status(overview(found), AT + timedelta(hours=1))
     assert (status.backups, status.windows, status.missing_slots) == (1, (), (daily_slot(AT),))
 
 

@@ -21,7 +21,7 @@ from bb_ops.recovery.restore import needed_bytes
 from bb_ops.repository.catalog import Catalog, CatalogEntry, linked
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.status import missing_slots, region_status
-from bb_ops_tests.support.commits import BEGAN, SYSTEM, catalog, commit
+from bb_ops_tests.support.commits import BEGAN, SYSTEM, catalog, commit, overview
 
 FULL = commit(1)
 FIRST = commit(2, FULL)
@@ -108,7 +108,7 @@ def test_a_catalog_shows_chains_and_dependants() -> None:
 def test_a_missing_or_damaged_parent_is_a_problem_of_all_above_it() -> None:
     found = catalog(FULL, SECOND)
     assert f"its parent {FIRST.id} is missing in primary" in found.find(SECOND.id).problems[0]
-    assert any(FIRST.id in problem for problem in region_status(found, BEGAN).problems)
+    assert any(FIRST.id in problem for problem in region_status(overview(found), BEGAN).problems)
     assert found.newest_whole() == found.find(FULL.id)
     assert found.chains[-1] == (found.find(SECOND.id),)
     found = catalog(FULL, FIRST, SECOND, problems={FULL.id: "base.0000 is missing"})
@@ -132,7 +132,7 @@ def test_a_parent_that_is_another_backup_is_refused() -> None:
 def test_only_fulls_represent_slots() -> None:
     late = commit(25, SECOND)
     found = catalog(FULL, FIRST, SECOND, late)
-    assert missing_slots(found, late.started_at) == (late.slot,)
+    assert missing_slots(overview(found).backups, late.started_at) == (late.slot,)
     assert found.find_slot(FULL.slot).commit == FULL
 
 

@@ -3,7 +3,7 @@
 from bb_ops.backup.interval import Decision, decide
 from bb_ops.postgres.wal_summaries import SummaryFacts
 from bb_ops.repository.status import region_status
-from bb_ops_tests.support.commits import BEGAN, SYSTEM, catalog, commit
+from bb_ops_tests.support.commits import BEGAN, SYSTEM, catalog, commit, overview
 
 ON, OFF = SummaryFacts(enabled=True), SummaryFacts(enabled=False)
 
@@ -33,7 +33,7 @@ def test_status_counts_the_increments_of_each_chain() -> None:
     first = commit(0)
     second = commit(1, first)
     third = commit(2, second)
-    status = region_status(catalog(first, second, third, commit(3)), BEGAN)
+    status = region_status(overview(catalog(first, second, third, commit(3))), BEGAN)
     (chain,) = status.chains
     assert (chain.full_id, chain.increments, chain.newest_id) == (first.id, 2, third.id)
     assert chain.newest_at == third.as_of

@@ -1,6 +1,7 @@
 """What archived WAL is worth, decided from names and a few facts."""
 
 import time
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -19,7 +20,8 @@ from bb_ops.postgres.timelines import Ancestor, History, parse_history
 from bb_ops.repository import wal
 from bb_ops.repository.ids import BackupKind
 from bb_ops.repository.manifest import PhysicalCommit
-from bb_ops.repository.wal import Piece, Position, Stretch, TimelineWal, sort_names
+from bb_ops.repository.wal import Piece, Position
+from bb_ops.repository.wal_listing import Stretch, TimelineWal, assemble, read_folder
 from bb_ops.repository.windows import Point, WalFacts, Window, holes, reach, recovery_windows, union
 
 MIB = 1 << 20
@@ -28,6 +30,15 @@ START = datetime(2026, 11, 24, 2, tzinfo=UTC)
 
 def names(timeline: int, numbers: range | list[int], size: int = MIB) -> list[str]:
     return [segment_name(timeline, Lsn(number * size), size) for number in numbers]
+
+
+def sort_names(timeline: int, found: list[str]) -> TimelineWal:
+    """Sort names as a listing shows them, of whatever folder."""
+    logs: dict[int, list[str]] = defaultdict(list)
+    for name in found:
+        if len(name) > 24 and name[24] == ".":
+            logs[int(name[8:16], 16)].append(name)
+    return assemble(timeline, found, {log: read_folder(inside) for log, inside in logs.items()})
 
 
 def listing(timeline: int, numbers: range | list[int], *more: str) -> TimelineWal:
@@ -114,7 +125,7 @@ def test_other_names_are_sorted_by_what_they_are() -> None:
             "positions/0000000000700400-1795541924904.json",
         ],
     )
-    assert (found.history, found.stored, found.receipts) == (True, set(), set())
+    assert (found.history, list(found.stored), list(found.receipts)) == (True, [], [])
     assert len(found.pieces) == 1
     assert found.gaps == [Stretch(Lsn(MIB), Lsn(2 * MIB))]
 
@@ -165,9 +176,10 @@ def test_a_last_segment_that_vanished_is_a_hole() -> None:
 
 
 def test_pieces_of_the_unfinished_segment_count_and_their_loss_is_a_hole() -> None:
-    piece = Piece(name="x.partial.zst.age", from_offset=0, to_offset=77, size_bytes=1, sha256="")
+    name = f"{segment_name(1, Lsn(5 * MIB), MIB)}.00000000-0000004D.0a1b2c3d.partial.zst.age"
+    piece = Piece(name=name, from_offset=0, to_offset=77, size_bytes=1, sha256="")
     here = position(1, 5 * MIB + 77, piece)
-    with_pieces = facts(listing(1, [3, 4], "x.partial.zst.age"), positions=(here,))
+    with_pieces = facts(listing(1, [3, 4], name), positions=(here,))
     assert reach(with_pieces, Point(1, Lsn(3 * MIB))) == Point(1, Lsn(5 * MIB + 77))
     assert holes(with_pieces, [Point(1, Lsn(3 * MIB))]) == []
     assert len(holes(facts(listing(1, [3, 4]), positions=(here,)), [Point(1, Lsn(3 * MIB))])) == 1
