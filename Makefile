@@ -39,6 +39,7 @@ bench: setup
 	@.ci/system-packages bench
 	.venv/bin/python benchmarks/run.py $(ARGS)
 	.venv/bin/python benchmarks/increments.py
+	.venv/bin/python benchmarks/catalog.py
 
 lock: setup
 	@.ci/lock $(ARGS)

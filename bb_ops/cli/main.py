@@ -1,6 +1,5 @@
 """The ``bb-ops`` command: its tree, and the one place where errors become exit codes."""
 
-import importlib
 import logging
 import signal
 import sys
@@ -11,48 +10,36 @@ import click
 
 from bb_ops import __version__
 from bb_ops.cli.output import LogFormatter, fail
+from bb_ops.cli.tree import Leaf, Tree
 from bb_ops.errors import BbOpsError
 
 _COMMANDS = {
-    "backup": "Take backups and see what exists.",
-    "demo": "The embedded world: a real server, two object stores, an application. For trying only.",
-    "doctor": "What is missing, misconfigured or left over, and how to mend it.",
-    "keys": "Make and check encryption and signing keys.",
-    "recover": "Bring a backup back, beside what exists.",
-    "sync": "Copy backups to the other region.",
-    "validate": "Prove that a backup comes back, by restoring it in a throw-away server.",
-    "wal": "Stream the write-ahead log into the repository, so that any second can be restored.",
+    "backup": Leaf("bb_ops.cli.backup:command", "Take backups and see what exists."),
+    "demo": Leaf(
+        "bb_ops.cli.demo:command",
+        "The embedded world: a real server, two object stores, an application. For trying only.",
+    ),
+    "doctor": Leaf("bb_ops.cli.doctor:command", "What is missing, misconfigured or left over, and how to mend it."),
+    "keys": Leaf("bb_ops.cli.keys:command", "Make and check encryption and signing keys."),
+    "recover": Leaf("bb_ops.cli.recover:command", "Bring a backup back, beside what exists."),
+    "sync": Leaf("bb_ops.cli.sync:command", "Copy backups to the other region."),
+    "validate": Leaf(
+        "bb_ops.cli.validate:command", "Prove that a backup comes back, by restoring it in a throw-away server."
+    ),
+    "wal": Leaf(
+        "bb_ops.cli.wal:command", "Stream the write-ahead log into the repository, so that any second can be restored."
+    ),
 }
-"""Each lives in a module of its name, which is imported only when it is called."""
 _INTERRUPTED = 130
 
 
-class _Tree(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands."""
-        del ctx
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command's module and return the command."""
-        del ctx
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"bb_ops.cli.{cmd_name}").command
-        return command
-
+class _Root(Tree):
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; click itself would add an empty line to the one that says it was interrupted."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise click.Abort from error
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
 
 
 _EPILOG = (
@@ -62,7 +49,7 @@ _EPILOG = (
 )
 
 
-@click.group(cls=_Tree, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Root, leaves=_COMMANDS, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bb-ops")
 @click.option("-v", "--verbose", is_flag=True, help="Log every operation's start and end.")
 def cli(*, verbose: bool) -> None:

@@ -9,8 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import struct
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from bb_ops import __version__
 from bb_ops.files import make_directory, write_atomic
 from bb_ops.repository.repository import Repository
-from bb_ops.storage.base import Mark
+from bb_ops.storage.base import Marks
 
 _LOGGER = logging.getLogger(__name__)
 _FORMAT = 1
@@ -52,12 +50,12 @@ class Index:
         name = hashlib.sha256(place.encode()).hexdigest()[:32]
         return cls(directory / f"{name}.index", identity, now)
 
-    def names(self, key: str) -> list[str] | None:
+    def names(self, key: str) -> Any | None:  # noqa: ANN401 - as it was kept
         """Return of what a row was made, so that its marks can be asked for; None where there is no row."""
         row = self._rows.get(key)
         return None if row is None else row[1]
 
-    def find(self, key: str, marks: Sequence[Mark | None]) -> Any | None:  # noqa: ANN401 - any JSON value
+    def find(self, key: str, marks: Marks) -> Any | None:  # noqa: ANN401 - any JSON value
         """Return a row's value, if everything that it was made of is still as it was."""
         row = self._rows.get(key)
         if row is None or row[0] != _digest(marks):
@@ -65,9 +63,9 @@ class Index:
         self._kept[key] = row
         return row[2]
 
-    def keep(self, key: str, names: list[str], marks: Sequence[Mark | None], value: object) -> None:
+    def keep(self, key: str, names: object, marks: Marks, value: object) -> None:
         """Keep what was read *after* the marks were taken."""
-        if all(mark is None or mark.changed_ns < self._settled_before for mark in marks):
+        if marks.newest_ns < self._settled_before:
             self._kept[key] = [_digest(marks), names, value]
 
     def save(self) -> None:
@@ -81,9 +79,8 @@ class Index:
             _LOGGER.info("index written", extra={"rows": len(self._kept), "size_bytes": len(body)})
 
 
-def _digest(marks: Sequence[Mark | None]) -> str:
-    packed = [struct.pack("<qqq", *mark) if mark is not None else b"-" for mark in marks]
-    return hashlib.blake2b(b"".join(packed), digest_size=12).hexdigest()
+def _digest(marks: Marks) -> str:
+    return hashlib.blake2b(marks.numbers, digest_size=12).hexdigest()
 
 
 def _load(path: Path, identity: str) -> dict[str, list[Any]]:

@@ -90,7 +90,7 @@ def region_status(overview: Overview, now: datetime) -> RegionStatus:
     return RegionStatus(
         name=overview.region,
         backups=len(overview.backups),
-        chains=_chains(overview.backups),
+        chains=_chains(overview),
         windows=windows,
         gaps=overview.archived.gaps,
         open_gaps=overview.archived.open_gaps,
@@ -102,11 +102,11 @@ def region_status(overview: Overview, now: datetime) -> RegionStatus:
     )
 
 
-def _chains(backups: Iterable[BackupFacts]) -> tuple[ChainStatus, ...]:
+def _chains(overview: Overview) -> tuple[ChainStatus, ...]:
     members: dict[str, list[BackupFacts]] = defaultdict(list)
-    for one in backups:
-        if one.root_id is not None:
-            members[one.root_id].append(one)
+    for one in overview.backups:
+        if one.id in overview.roots:
+            members[overview.roots[one.id]].append(one)
     return tuple(
         ChainStatus(full_id=root, increments=len(chain) - 1, newest_id=chain[-1].id, newest_at=chain[-1].as_of)
         for root, chain in members.items()

@@ -1,6 +1,8 @@
 """Reads what is archived of WAL: listings, positions, receipts. Nothing is written."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 from bb_ops.repository.index import Index
 from bb_ops.repository.repository import Repository
@@ -19,6 +21,7 @@ from bb_ops.repository.wal import (
     wal_prefix,
 )
 from bb_ops.repository.wal_listing import LogFolder, Stretch, TimelineWal, assemble, read_folder
+from bb_ops.storage.base import Marks
 
 _RECORDS = ("seal-", "gap-")
 
@@ -61,24 +64,41 @@ def _list_all(repository: Repository, system_id: str) -> dict[int, TimelineWal]:
 
 
 def _list_timeline(repository: Repository, system_id: str, timeline: int, index: Index) -> TimelineWal:
-    store, cluster = repository.store, repository.cluster
+    cluster = repository.cluster
     prefix = timeline_prefix(cluster, system_id, timeline)
-    history = receipt_key(cluster, system_id, timeline, f"{timeline:08X}.history")
-    keys = [f"{prefix}{kind}" for kind in _RECORDS]
-    names = [info.key.removeprefix(prefix) for key in keys for info in store.objects(key)]
-    names += [history.removeprefix(prefix)] if store.stat(history) is not None else []
-    logs = [int(name, 16) for name in store.children(prefix) if name != POSITIONS]
+    names, children = _known_or_read(repository, index, [prefix], lambda key: _list_records(repository, key))[0]
+    logs = [int(name, 16) for name in children if name != POSITIONS]
     folders = [log_prefix(cluster, system_id, timeline, log) for log in logs]
-    found: dict[int, LogFolder] = {}
-    for log, folder, mark in zip(logs, folders, store.marks(folders) or [], strict=True):
-        row = index.find(folder, [mark])
+    rows = _known_or_read(repository, index, folders, lambda key: _list_log(repository, key))
+    return assemble(timeline, names, {log: LogFolder(*row) for log, row in zip(logs, rows, strict=True)})
+
+
+def _known_or_read(
+    repository: Repository, index: Index, folders: list[str], read: Callable[[str], list[Any]]
+) -> list[list[Any]]:
+    """Return what is known of folders that have not changed, else read them; their marks are taken before that."""
+    marks, found = repository.store.marks(folders) or Marks(), []
+    for number, folder in enumerate(folders):
+        mark = marks.part(number, number + 1)
+        row = index.find(folder, mark)
         if row is None:
-            here = read_folder(info.key.removeprefix(folder) for info in store.objects(folder))
-            index.keep(folder, [], [mark], [here.suffix, here.stored, here.receipts, here.pieces])
-            found[log] = here
-        else:
-            found[log] = LogFolder(*row)
-    return assemble(timeline, names, found)
+            row = read(folder)
+            index.keep(folder, [], mark, row)
+        found.append(row)
+    return found
+
+
+def _list_records(repository: Repository, prefix: str) -> list[Any]:
+    """List what lies directly in a timeline's folder: records, and the folders of its log numbers."""
+    timeline = prefix.rstrip("/").rpartition("/")[2]
+    kinds = [f"{prefix}{kind}" for kind in (*_RECORDS, f"{timeline}.history.json")]
+    names = [info.key.removeprefix(prefix) for kind in kinds for info in repository.store.objects(kind)]
+    return [names, repository.store.children(prefix)]
+
+
+def _list_log(repository: Repository, prefix: str) -> list[Any]:
+    here = read_folder(info.key.removeprefix(prefix) for info in repository.store.objects(prefix))
+    return [here.suffix, here.stored, here.receipts, here.pieces]
 
 
 def newest_position(repository: Repository, system_id: str) -> Position | None:

@@ -6,7 +6,7 @@ The facts are read first (what a listing shows, and a few signed records), then 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import AwareDatetime
 
@@ -44,8 +44,7 @@ class Window(Value):
     to_at: AwareDatetime
 
 
-@dataclass(frozen=True, order=True)
-class Point:
+class Point(NamedTuple):
     """A place in the WAL."""
 
     timeline: int
@@ -73,6 +72,7 @@ class WalFacts:
         histories: Where timelines left their parents.
         segment_bytes: None where nothing is archived.
         damaged: Records that are damaged or forged.
+        reached: What ``reach`` has answered already.
     """
 
     system_id: str
@@ -81,6 +81,7 @@ class WalFacts:
     histories: dict[int, History] = field(default_factory=dict)
     segment_bytes: int | None = None
     damaged: list[BbOpsError] = field(default_factory=list)
+    reached: dict[Point, Point | None] = field(default_factory=dict)
     _stretches: dict[int, list[Stretch]] = field(default_factory=dict)
 
     def stretches(self, timeline: int) -> list[Stretch]:
@@ -158,12 +159,12 @@ def read_windows(
     parts: list[Windows] = []
     for system, held in sorted(ours.items()):
         facts = read_facts(repository, system, index)
-        damaged += facts.damaged
         ends = {end for backup in held if (end := reach(facts, start_of(backup))) is not None}
         parts.append(recovery_windows(held, facts, read_times(repository, facts, ends)))
+        damaged += facts.damaged
     return (
         Windows(
-            windows=tuple(union(window for part in parts for window in part.windows)),
+            windows=tuple(union((window.from_at, window.to_at) for part in parts for window in part.windows)),
             gaps=tuple(gap for part in parts for gap in part.gaps),
             open_gaps=tuple(gap for part in parts for gap in part.open_gaps),
         ),
@@ -172,7 +173,7 @@ def read_windows(
 
 
 def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -> dict[Point, datetime]:
-    """Read at which instants the WAL ends; absent where that was not measured."""
+    """Read at which instants the WAL ends; absent where that was not measured, or its record is damaged."""
     found: dict[Point, datetime] = {}
     for end in ends:
         position = facts.positions.get(end.timeline)
@@ -183,8 +184,12 @@ def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -
             if at is not None or listing is None or size is None or border < size:
                 break
             name = segment_name(end.timeline, border, size)
-            receipt = wal_reader.read_receipt(repository, listing, facts.system_id, name, size)
-            at = receipt.at if receipt is not None else None
+            try:
+                receipt = wal_reader.read_receipt(repository, listing, facts.system_id, name, size)
+            except (IntegrityError, KeyRejected) as error:
+                facts.damaged.append(error)
+            else:
+                at = receipt.at if receipt is not None else None
             border = Lsn(border - size)
         if at is not None:
             found[end] = at
@@ -201,6 +206,12 @@ def reach(facts: WalFacts, start: Point) -> Point | None:
 
     Where several timelines descend, the newest counts, as in PostgreSQL (recovery_target_timeline = latest).
     """
+    if start not in facts.reached:
+        facts.reached[start] = _reach(facts, start)
+    return facts.reached[start]
+
+
+def _reach(facts: WalFacts, start: Point) -> Point | None:
     size = facts.segment_bytes
     if size is None:
         return None
@@ -235,29 +246,30 @@ def holes(facts: WalFacts, starts: Iterable[Point]) -> list[Hole]:
 
 def recovery_windows(backups: Sequence[Restorable], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
     """Decide what backups (oldest first, an increment for its whole chain) and archived WAL can restore. Pure."""
-    windows = []
-    for commit in backups:
-        end = reach(facts, start_of(commit))
-        to_at = times.get(end, commit.as_of) if end is not None else commit.as_of
-        windows.append(Window(from_at=commit.as_of, to_at=max(to_at, commit.as_of)))
-    every = holes(facts, [start_of(commit) for commit in backups])
-    open_ = holes(facts, [start_of(commit) for commit in backups[-1:]])
+    starts = [start_of(backup) for backup in backups]
+    ends = [reach(facts, start) for start in starts]
+    instants = [
+        (backup.as_of, max(backup.as_of, times.get(end, backup.as_of) if end is not None else backup.as_of))
+        for backup, end in zip(backups, ends, strict=True)
+    ]
+    every = holes(facts, starts)
+    open_ = holes(facts, starts[-1:])
     return Windows(
-        windows=tuple(union(windows)),
+        windows=tuple(union(instants)),
         gaps=tuple(str(hole) for hole in every),
         open_gaps=tuple(str(hole) for hole in open_),
     )
 
 
-def union(windows: Iterable[Window]) -> list[Window]:
-    """Join windows that overlap; in order."""
-    found: list[Window] = []
-    for window in sorted(windows, key=lambda entry: (entry.from_at, entry.to_at)):
-        if found and window.from_at <= found[-1].to_at:
-            found[-1] = Window(from_at=found[-1].from_at, to_at=max(found[-1].to_at, window.to_at))
+def union(stretches: Iterable[tuple[datetime, datetime]]) -> list[Window]:
+    """Join stretches of time that overlap; in order."""
+    found: list[tuple[datetime, datetime]] = []
+    for from_at, to_at in sorted(stretches):
+        if found and from_at <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], to_at))
         else:
-            found.append(window)
-    return found
+            found.append((from_at, to_at))
+    return [Window(from_at=from_at, to_at=to_at) for from_at, to_at in found]
 
 
 def _end_on(facts: WalFacts, start: Point, size: int) -> Lsn | None:

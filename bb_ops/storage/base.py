@@ -1,8 +1,9 @@
 """The contract that every object store keeps. One conformance suite checks them all."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 from bb_ops.errors import StoreFailed
 from bb_ops.files import PARTIAL_SUFFIX
@@ -18,16 +19,43 @@ class ObjectInfo:
     size_bytes: int
 
 
-class Mark(NamedTuple):
-    """What differs when an object's bytes differ, or the names directly in a folder.
+class Marks:
+    """What differs when an object's bytes differ, or the names directly in a folder; for many of them at once.
+
+    Three numbers each, kept flat because there may be a hundred thousand: when it changed (nanoseconds since 1970, by
+    the store's clock), its size in bytes, and its own number. All are zero for what does not exist.
 
     Attributes:
-        changed_ns: When it changed, in nanoseconds since 1970, by the store's clock.
+        numbers: The three numbers of each, one after the other.
     """
 
-    changed_ns: int
-    size_bytes: int
-    number: int
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.numbers = array("q")
+
+    def part(self, start: int, end: int) -> "Marks":
+        """Return the marks of some of the keys."""
+        found = Marks()
+        found.numbers = self.numbers[3 * start : 3 * end]
+        return found
+
+    @property
+    def newest_ns(self) -> int:
+        """When the last of them changed."""
+        return max(self.numbers[::3], default=0)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each."""
+        return list(self.numbers[1::3])
+
+
+def joined(marks: Iterable[Marks]) -> Marks:
+    """Return the marks of several lists of keys, one after the other."""
+    found = Marks()
+    for each in marks:
+        found.numbers.extend(each.numbers)
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,11 +173,11 @@ class ObjectStore(Protocol):
         """Return the names directly below ``prefix`` (which ends with ``/`` or is empty) that have keys below them."""
         ...
 
-    def marks(self, keys: Sequence[str]) -> list[Mark | None] | None:
-        """Return a mark for each object, or folder (its key ends with ``/``); None for one that does not exist.
+    def marks(self, keys: Sequence[str]) -> Marks | None:
+        """Return a mark for each object, or folder (its key ends with ``/``).
 
         An object's mark differs after any change of its bytes, a folder's after any name directly in it came or went.
-        None in all where the store cannot tell without listing and reading.
+        None where the store cannot tell without listing and reading.
         """
         ...
 

@@ -1,7 +1,8 @@
 """A directory as object store: what only a directory can show."""
 
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,3 +86,40 @@ def test_what_the_root_leads_through_may_be_a_link(room: Path) -> None:
     (room / "link").symlink_to(room / "real")
     LocalStore(room / "link").create("a/key", b"x")
     assert LocalStore(room / "real").read("a/key") == b"x"
+
+
+class TestMarks:
+    """Marks differ after every change: an index may rely on them."""
+
+    def test_equal_marks_mean_that_nothing_changed(self, room: Path) -> None:
+        store = LocalStore(room)
+        store.create("a/b/x", b"1")
+        keys = ["a/b/", "a/b/x", "a/none", "a/none/"]
+        first = store.marks(keys)
+        assert store.marks(keys).numbers == first.numbers
+        assert first.sizes[1:3] == [1, 0]
+        assert first.part(2, 4).numbers.tolist() == [0] * 6
+        assert first.newest_ns > 0
+
+    @pytest.mark.parametrize(
+        ("change", "differs"),
+        [
+            (lambda folder: (folder / "x").write_bytes(b"2"), "a/b/x"),
+            (lambda folder: (folder / "x").touch(), "a/b/x"),
+            (lambda folder: (folder / "x").unlink(), "a/b/"),
+            (lambda folder: (folder / "y").write_bytes(b""), "a/b/"),
+            (lambda folder: (folder / "x").rename(folder / "z"), "a/b/"),
+        ],
+    )
+    def test_every_change_shows(self, room: Path, change: Callable[[Path], object], differs: str) -> None:
+        store = LocalStore(room)
+        store.create("a/b/x", b"1")
+        before = store.marks([differs]).numbers
+        time.sleep(0.02)  # longer than a tick of the kernel's clock
+        change(room / "a" / "b")
+        assert store.marks([differs]).numbers != before
+
+    def test_a_folder_that_cannot_be_entered_is_an_error_and_no_mark(self, room: Path) -> None:
+        (room / "a").symlink_to(room / "a")
+        with pytest.raises(StoreFailed):
+            LocalStore(room).marks(["a/x"])

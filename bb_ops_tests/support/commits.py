@@ -57,8 +57,5 @@ def catalog(*commits: PhysicalCommit, problems: dict[str, str] | None = None, re
 
 def overview(held: Catalog) -> Overview:
     """Return what a catalog, linked already, means for a region's status; without archived WAL."""
-    facts = []
-    for entry in held.entries:
-        rooted = isinstance(entry.commit, PhysicalCommit) and entry.chain[0].kind == BackupKind.FULL
-        facts.append(facts_of(entry)._replace(root_id=entry.chain[0].id if rooted else None))
-    return Overview(held.region, facts, held.damaged)
+    roots = {entry.commit.id: entry.chain[0].id for entry in held.physical if entry.chain[0].kind == BackupKind.FULL}
+    return Overview(held.region, [facts_of(entry) for entry in held.entries], roots, held.damaged)

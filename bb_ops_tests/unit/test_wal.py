@@ -230,9 +230,9 @@ def test_union_joins_what_touches() -> None:
     hour = timedelta(hours=1)
     found = union(
         [
-            Window(from_at=START + hour, to_at=START + 2 * hour),
-            Window(from_at=START, to_at=START + hour),
-            Window(from_at=START + 4 * hour, to_at=START + 4 * hour),
+            (START + hour, START + 2 * hour),
+            (START, START + hour),
+            (START + 4 * hour, START + 4 * hour),
         ]
     )
     assert [(w.from_at, w.to_at) for w in found] == [(START, START + 2 * hour), (START + 4 * hour, START + 4 * hour)]
