@@ -78,7 +78,7 @@ def test_where_wal_is_missing_it_is_said_and_the_increment_closes_the_gap(
         change(server)
         server.execute("SELECT pg_switch_wal()")
         wait_until_archived(command)
-        max(path for path in (room / "repository").rglob("wal/*/*.zst.age") if ".partial." not in path.name).unlink()
+        max(path for path in (room / "repository").rglob("wal/*/*/*.zst.age") if ".partial." not in path.name).unlink()
         done, said = hour(command, exit_code=4)
         assert running.kill()
     assert "is missing" in said

@@ -43,7 +43,7 @@ def region(command: BbOps, name: str = "primary") -> dict[str, Any]:
 
 
 def segments(repository: Path) -> list[Path]:
-    return sorted(path for path in repository.rglob("wal/*/*.zst.age") if ".partial." not in path.name)
+    return sorted(path for path in repository.rglob("wal/*/*/*.zst.age") if ".partial." not in path.name)
 
 
 def test_spans_join_one_another_and_the_window_grows(server: Cluster, command: BbOps) -> None:
