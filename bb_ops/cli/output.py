@@ -78,6 +78,17 @@ def human_bytes(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TiB"
 
 
+def human_duration(duration_s: float) -> str:
+    """Return a duration as people say it, in its two largest units."""
+    seconds = round(duration_s)
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """Show progress on a terminal; elsewhere nothing, so that logs stay readable."""

@@ -1,11 +1,11 @@
 """What one region can promise at an instant. Pure."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from bb_ops.findings import Value
 from bb_ops.repository.catalog import Catalog
@@ -39,6 +39,7 @@ class RegionStatus(Value):
     """One region's promise.
 
     Attributes:
+        kinds: How many backups of each kind there are.
         chains: Fulls with increments on them, oldest first; what is broken in one is among the problems.
         windows: Instants that a restore can reach.
         gaps: Where the archived write-ahead log has holes.
@@ -51,6 +52,7 @@ class RegionStatus(Value):
 
     name: str
     backups: int = 0
+    kinds: dict[str, int] = Field(default_factory=dict)
     chains: tuple[ChainStatus, ...] = ()
     windows: tuple[Window, ...] = ()
     gaps: tuple[str, ...] = ()
@@ -90,6 +92,7 @@ def region_status(overview: Overview, now: datetime) -> RegionStatus:
     return RegionStatus(
         name=overview.region,
         backups=len(overview.backups),
+        kinds=dict(sorted(Counter(one.kind for one in overview.backups).items())),
         chains=_chains(overview),
         windows=windows,
         gaps=overview.archived.gaps,
