@@ -53,5 +53,5 @@ def _broken_there(entry: CatalogEntry, present: dict[BackupId, CatalogEntry]) ->
 def _parents_first(entries: list[CatalogEntry]) -> tuple[BackupId, ...]:
     """Keep the order, except that nothing comes before what it builds on, whatever the clocks said."""
     wanted = {entry.commit.id for entry in entries}
-    ordered = dict.fromkeys(one.id for entry in entries for one in entry.chain)
+    ordered = dict.fromkeys(one.id for entry in entries for one in entry.commits)
     return tuple(backup_id for backup_id in ordered if backup_id in wanted)

@@ -30,6 +30,11 @@ class CatalogEntry:
     ancestors: tuple[PhysicalCommit, ...] = ()
 
     @property
+    def commits(self) -> tuple[Commit, ...]:
+        """Everything that it needs, in order, its own commit last; a dump needs nothing else."""
+        return (*self.ancestors, self.commit)
+
+    @property
     def chain(self) -> tuple[PhysicalCommit, ...]:
         """Everything that a restore needs, in the order in which it is applied.
 

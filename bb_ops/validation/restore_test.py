@@ -240,10 +240,9 @@ def present(entry: CatalogEntry) -> tuple[Outcome, str]:
     """L0: the listing shows every object with its size."""
     if entry.problems:
         raise IntegrityError("; ".join(entry.problems))
-    objects = sum(len(commit.objects) for commit in entry.chain)
-    signed = (
-        "the commit's signature is" if len(entry.chain) == 1 else f"the signatures of {len(entry.chain)} commits are"
-    )
+    objects = sum(len(commit.objects) for commit in entry.commits)
+    count = len(entry.commits)
+    signed = "the commit's signature is" if count == 1 else f"the signatures of {count} commits are"
     return Outcome.PASS, f"{objects} objects are there with their sizes; {signed} right"
 
 

@@ -36,7 +36,7 @@ READERS = "pg_read_all_data"
 @pytest.fixture
 def slow_dump(command: BbOps) -> BbOps:
     """A dump takes seconds."""
-    return command.having(BB_OPS_COMPRESSION_LEVEL="12", BB_OPS_COMPRESSION_THREADS="1")
+    return command.having(BB_OPS_COMPRESSION_LEVEL="19", BB_OPS_COMPRESSION_THREADS="1")
 
 
 def test_a_role_that_may_not_read_a_table_gets_no_smaller_dump(wheel_18: Build, room: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_server_that_dies_during_a_dump_leaves_nothing(wheel_18: Build, room: 
     with running_cluster(wheel_18, room / "cluster") as server:
         server.execute("CREATE TABLE big AS SELECT g, md5(g::text) FROM generate_series(1, 400000) g")
         command = bb_ops(room, wheel_18, server.url)
-        slow = command.having(BB_OPS_COMPRESSION_LEVEL="12", BB_OPS_COMPRESSION_THREADS="1")
+        slow = command.having(BB_OPS_COMPRESSION_LEVEL="19", BB_OPS_COMPRESSION_THREADS="1")
         with slow.start("backup", "logical", "--database", "postgres") as running:
             wait_for_work(room / "repository")
             time.sleep(0.5)
