@@ -10,12 +10,13 @@ from contextlib import suppress
 from typing import TypeVar
 
 from bb_ops.clock import Stopwatch
-from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, KeyRejected
+from bb_ops.errors import BbOpsError, IntegrityError, KeyRejected
 from bb_ops.findings import Value
 from bb_ops.progress import Progress
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Gap, Receipt, Span, WalRecord
+from bb_ops.repository.wal_copy import copy_object, copy_record
 from bb_ops.repository.wal_listing import Stretch, TimelineWal
 from bb_ops.repository.wal_reader import ReceiptReader
 from bb_ops.storage.sealed import Expected, verify_stored
@@ -125,31 +126,10 @@ class _Work:
         self._progress("wal", self._copied_bytes, None)
 
     def _copy_object(self, expected: Expected) -> int:
-        store = self._destination.store
-        if store.stat(expected.key) is not None:
-            try:
-                verify_stored(store, expected)
-            except IntegrityError:
-                store.delete(expected.key)  # not recorded there, so nobody relies on it
-            else:
-                return 0
-        with store.writer(expected.key) as writer:
-            verify_stored(self._source.store, expected, writer.write)
-        verify_stored(store, expected)
-        return expected.size_bytes
+        return copy_object(self._source, self._destination, expected)
 
     def _copy_record(self, key: str, kind: type[WalRecord]) -> bool:
-        """Copy a record byte for byte; one that is gone was taken over by a span, which follows."""
-        data = self._source.store.read(key)
-        if data is None:
-            return False
-        wal.parse_record(self._source, data, key, kind)
-        try:
-            self._destination.store.create(key, data)
-        except AlreadyExists:
-            if self._destination.store.read(key) != data:
-                raise IntegrityError(f"{self._destination.store.url}/{key} differs from the source's") from None
-        return True
+        return copy_record(self._source, self._destination, key, kind)
 
     def _copy_span(self, here: TimelineWal, there: TimelineWal, stretch: Stretch, size: int) -> None:
         key = wal.span_key(self._source.cluster, self._system_id, here.timeline, stretch.start, stretch.end)
