@@ -11,9 +11,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Value(BaseModel):
-    """Base of everything that crosses the process boundary: frozen, and unknown fields are an error."""
+    """Base of everything that crosses the process boundary: frozen, and unknown fields are an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its validators are built when they are first needed: a command that starts does not need most of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Outcome(StrEnum):

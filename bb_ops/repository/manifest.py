@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, TypeAdapter, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, model_validator
 
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn
@@ -234,7 +234,9 @@ class LogicalCommit(BackupCommit):
 
 Commit = PhysicalCommit | LogicalCommit
 """Every kind; ``isinstance`` tells them apart, and mypy sees that none is forgotten."""
-_COMMITS: TypeAdapter[Commit] = TypeAdapter(Annotated[Commit, Field(discriminator="schema_id")])
+_COMMITS: TypeAdapter[Commit] = TypeAdapter(
+    Annotated[Commit, Field(discriminator="schema_id")], config=ConfigDict(defer_build=True)
+)
 
 
 def parse_commit(body: dict[str, Any]) -> Commit:
