@@ -14,8 +14,9 @@ from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import RepositoryMissing, UsageError
 from bb_ops.progress import Progress
+from bb_ops.repository import windows
 from bb_ops.repository.catalog import CatalogEntry, read_catalog
-from bb_ops.repository.coverage import ArchivedWal, Coverage, locate, read_coverage, read_lineage
+from bb_ops.repository.coverage import ArchivedWal, Coverage, Lineage, locate, read_coverage, read_lineage
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
@@ -39,6 +40,7 @@ class Hour:
         taken: What was taken; None where it was sealed from the archive.
         wal: Live, what was sealed now; from the archive, the segments that hold the hour. None where that is nothing.
         coverage: What of the hour can be restored now.
+        holes: Where some of it lies before the first backup, the holes since then.
         chain: The backup that was taken or, where none was, that a restore to the hour's end begins at.
         ended_at: When the hour was over.
     """
@@ -48,6 +50,7 @@ class Hour:
     taken: Interval | None
     wal: ArchivedWal | None
     coverage: Coverage
+    holes: tuple[str, ...]
     chain: CatalogEntry
     span_ids: tuple[str, ...]
     ended_at: datetime
@@ -96,6 +99,11 @@ def newest_hour(at: datetime) -> str:
     return (at.astimezone(UTC) - _HOUR).replace(minute=0, second=0, microsecond=0).strftime(_FORM)
 
 
+def seconds_left(at: datetime) -> float:
+    """Return how long the newest hour can still be taken live."""
+    return (hour_window(newest_hour(at))[1] + _HOUR - at).total_seconds()
+
+
 def take_hour(  # noqa: PLR0913 - one fact each
     dsn: Dsn, repository: Repository, options: IntervalOptions, key: str, clock: Clock, progress: Progress
 ) -> Hour:
@@ -129,12 +137,18 @@ def take_hour(  # noqa: PLR0913 - one fact each
         taken=taken,
         wal=_sealed(taken) if taken is not None else locate(repository, lineage, begins, ends),
         coverage=coverage,
+        holes=_holes(lineage) if coverage.begins_at is not None else (),
         chain=catalog.find(backup.id if backup is not None else base.id),
         span_ids=tuple(span.id for span in taken.span.spans) if taken is not None and taken.span is not None else (),
         ended_at=ends,
         created_at=clock.now(),
         duration_s=watch.elapsed_s,
     )
+
+
+def _holes(lineage: Lineage) -> tuple[str, ...]:
+    starts = [windows.start_of(commit) for commit in lineage.backups[:1]]
+    return tuple(str(hole) for hole in windows.holes(lineage.facts, starts))
 
 
 def _lacking(coverage: Coverage) -> str:

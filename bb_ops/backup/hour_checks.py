@@ -16,7 +16,7 @@ def examine_hour(repository: Repository, hour: Hour) -> tuple[Finding, ...]:
 def continuous(hour: Hour) -> Finding:
     """Judge whether the WAL joins what came before, and no instant of the hour is missing. Pure."""
     coverage = hour.coverage
-    wrong = (*hour.gaps, *coverage.missing)
+    wrong = dict.fromkeys((*hour.gaps, *coverage.missing, *hour.holes))
     begins = coverage.begins_at
     if wrong:
         return _finding("continuous", hour, "; ".join(wrong), Outcome.FAIL)

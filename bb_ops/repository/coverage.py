@@ -45,7 +45,7 @@ class Coverage(Value):
     @property
     def covered_s(self) -> float:
         """Seconds that can be restored."""
-        return sum((window.to_at - window.from_at).total_seconds() for window in self.covered)
+        return sum(((window.to_at - window.from_at).total_seconds() for window in self.covered), 0.0)
 
     @property
     def whole(self) -> bool:
