@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from pydantic import AwareDatetime
 
@@ -11,11 +12,10 @@ from bb_ops.backup.wal_status import WalStatus, wal_status
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError
 from bb_ops.findings import Finding, Outcome, Severity, Value
-from bb_ops.repository import windows
-from bb_ops.repository.catalog import read_catalog
-from bb_ops.repository.coverage import Lineage, read_lineage
+from bb_ops.repository import wal, wal_reader
+from bb_ops.repository.overview import read_overview
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.windows import Point, Window
+from bb_ops.repository.windows import Window, read_windows
 
 LAG_WARN_S = 60.0
 """The streamer stores what is new every 2 s: a minute behind, the store or the network is too slow."""
@@ -31,7 +31,7 @@ class RegionArchive(Value):
     Attributes:
         newest_backup: The newest sound physical backup; None where there is none.
         timeline: That of the newest archived WAL, up to ``archived_to_lsn``; None where nothing is archived.
-        problem: Why it could not be read; then nothing else is known.
+        problem: Why it could not be read, or what record of WAL in it is damaged.
     """
 
     name: str
@@ -59,37 +59,43 @@ class ArchiveReport(Value):
     regions: tuple[RegionArchive, ...]
 
 
-def read_archive(dsn: Dsn, repositories: list[Repository], options: WalOptions, at: datetime) -> ArchiveReport:
+def read_archive(
+    dsn: Dsn, repositories: list[Repository], options: WalOptions, cache: Path | None, at: datetime
+) -> ArchiveReport:
     """Look at the server and at every region; what does not answer is not measured, and raises nothing."""
     return ArchiveReport(
         seen_at=at,
         status=wal_status(dsn, repositories[0], options),
-        regions=tuple(read_region(repository) for repository in repositories),
+        regions=tuple(read_region(repository, cache, at) for repository in repositories),
     )
 
 
-def read_region(repository: Repository) -> RegionArchive:
-    """Look at one region, at the system of its newest physical backup."""
+def read_region(repository: Repository, cache: Path | None, at: datetime) -> RegionArchive:
+    """Look at one region, at the system of its newest sound physical backup."""
     try:
-        catalog = read_catalog(repository)
-        lineage = read_lineage(repository, catalog)
-        if lineage is None:
+        overview = read_overview(repository, cache, at)
+        sound = [one for one in overview.backups if one.is_physical and not one.failed]
+        if not sound:
             return RegionArchive(name=repository.region)
-        facts = lineage.facts
-        ends = {end for one in lineage.backups if (end := windows.reach(facts, windows.start_of(one))) is not None}
-        found = windows.recovery_windows(list(lineage.backups), facts, windows.read_times(repository, facts, ends))
+        newest = sound[-1]
+        ours = [one for one in sound if one.system_id == newest.system_id]
+        # Former systems, as before a major upgrade: their holes can not be closed any more.
+        found = overview.archived if len(ours) == len(sound) else read_windows(repository, ours)[0]
+        timeline, archived_to = _archived_to(repository, newest.system_id)
     except BbOpsError as error:
         return RegionArchive(name=repository.region, problem=str(error))
-    newest = _newest(lineage)
+    wal_of_it = wal.wal_prefix(repository.cluster, newest.system_id)
+    damaged = [str(error) for error in overview.damaged if wal_of_it in str(error)]
     return RegionArchive(
         name=repository.region,
-        backups=len(lineage.backups),
-        newest_backup=lineage.backups[-1].id if lineage.backups else None,
+        backups=len(ours),
+        newest_backup=newest.id,
         windows=found.windows,
         gaps=found.gaps,
         open_gaps=found.open_gaps,
-        timeline=newest.timeline if newest is not None else None,
-        archived_to_lsn=str(newest.lsn) if newest is not None else None,
+        timeline=timeline,
+        archived_to_lsn=archived_to,
+        problem="; ".join(damaged) or None,
     )
 
 
@@ -177,10 +183,9 @@ def decide_gap(region: RegionArchive, last: Request | None, *, unfinished: bool,
         unfinished: Whether that run still waits or works.
         now: The pause between attempts grows from a quarter of an hour to six hours.
     """
-    if region.problem is not None:
-        return GapDecision(None, f"{region.name} could not be read: {region.problem}")
     if not region.open_gaps or region.newest_backup is None:
-        return GapDecision(None, f"{region.name} has no open gap")
+        unread = f"{region.name} could not be read: {region.problem}"
+        return GapDecision(None, unread if region.problem else f"{region.name} has no open gap")
     gap = "; ".join(region.open_gaps)
     attempt = 1
     if last is not None and last.behind == region.newest_backup:
@@ -193,15 +198,17 @@ def decide_gap(region: RegionArchive, last: Request | None, *, unfinished: bool,
     return GapDecision(Request(region.newest_backup, attempt, now.isoformat()), gap)
 
 
-def _newest(lineage: Lineage) -> Point | None:
-    """Return where the archived WAL ends: its newest timeline's last whole segment, or the position behind it."""
-    for timeline in sorted(lineage.facts.timelines, reverse=True):
-        ends = [stretch.end for stretch in lineage.facts.stretches(timeline)[-1:]]
-        position = lineage.facts.positions.get(timeline)
-        ends += [position.lsn] if position is not None else []
+def _archived_to(repository: Repository, system_id: str) -> tuple[int | None, str | None]:
+    """Return the newest timeline and where its WAL ends: by the streamer's word or, in a copy, by the newest span."""
+    position = wal_reader.newest_position(repository, system_id)
+    if position is not None:
+        return position.timeline, str(position.lsn)
+    for folder in sorted(repository.store.children(wal.wal_prefix(repository.cluster, system_id)), reverse=True):
+        timeline = int(folder, 16)
+        ends = [span.end for span in wal_reader.read_spans(repository, system_id, timeline).spans]
         if ends:
-            return Point(timeline, max(ends))
-    return None
+            return timeline, str(max(ends))
+    return None, None
 
 
 def _finding(check_id: str, message: str, outcome: Outcome, severity: Severity) -> Finding:

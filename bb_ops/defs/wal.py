@@ -61,7 +61,7 @@ def wal_archive_checks(
 
 
 def _read(ops: Operations) -> ArchiveReport:
-    return read_archive(ops.database, ops.repositories, ops.wal_options, ops.clock.now())
+    return read_archive(ops.database, ops.repositories, ops.wal_options, ops.settings.cache_directory, ops.clock.now())
 
 
 def _judge(report: ArchiveReport) -> tuple[Finding, ...]:
@@ -110,14 +110,14 @@ def wal_gap_sensor(
     ops = operations.open()
     last = Request.from_text(context.cursor)
     with failures():
-        decision = decide_gap(
-            read_region(ops.repository), last, unfinished=_unfinished(context, last), now=ops.clock.now()
-        )
+        now = ops.clock.now()
+        region = read_region(ops.repository, ops.settings.cache_directory, now)
+        decision = decide_gap(region, last, unfinished=_unfinished(context, last), now=now)
     if decision.request is None:
         return dg.SkipReason(decision.reason)
     run = dg.RunRequest(
         run_key=decision.request.key,
-        partition_key=daily_slot(ops.clock.now()),
+        partition_key=daily_slot(now),
         tags={"bb_ops/reason": "WAL gap", "bb_ops/behind": decision.request.behind},
     )
     context.log.warning(decision.reason)

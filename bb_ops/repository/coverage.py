@@ -136,7 +136,7 @@ def coverage(lineage: Lineage, from_at: datetime, to_at: datetime, times: Mappin
     covered, missing, at = [], [], from_at
     begins_at = min((one.as_of for one in lineage.backups), default=None)
     at = max(at, begins_at) if begins_at is not None else at
-    for window in windows.union(found):
+    for window in windows.union((one.from_at, one.to_at) for one in found):
         first, last = max(window.from_at, from_at), min(window.to_at, to_at)
         if first > at:
             missing.append(_missing(at, first, causes))

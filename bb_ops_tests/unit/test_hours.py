@@ -25,7 +25,7 @@ from bb_ops.findings import Outcome, Severity
 from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.repository.coverage import Coverage, Lineage, coverage
 from bb_ops.repository.manifest import PhysicalCommit
-from bb_ops.repository.wal import sort_names
+from bb_ops.repository.wal_listing import assemble, read_folder
 from bb_ops.repository.windows import Point, WalFacts, Window
 from bb_ops_tests.support.commits import BEGAN, SYSTEM, commit
 from bb_ops_tests.unit.builders import NOON, SettableClock, new_repository
@@ -36,7 +36,8 @@ HOUR = timedelta(hours=1)
 
 def lineage(*backups: PhysicalCommit, segments: range | list[int] = ()) -> Lineage:  # type: ignore[assignment]
     names = [segment_name(1, Lsn(number * MIB16), MIB16) for number in segments]
-    listed = sort_names(1, [*(f"{name}.zst.age" for name in names), *(f"{name}.json" for name in names)])
+    files = [f"{name}{suffix}" for name in names for suffix in (".zst.age", ".json")]
+    listed = assemble(1, [], {0: read_folder(files)} if files else {})
     return Lineage(SYSTEM, backups, WalFacts(SYSTEM, {1: listed}, segment_bytes=MIB16))
 
 
