@@ -2,13 +2,15 @@
 
 import dagster as dg
 
-from bb_ops.backup.hour import newest_hour, take_hour
+from bb_ops.backup.hour import hour_window, newest_hour, take_hour
 from bb_ops.backup.hour_checks import examine_hour
+from bb_ops.cross_region.hour import copy_hour, examine_copy
+from bb_ops.defs.automation import after_upstream
 from bb_ops.defs.backup import full_backup
 from bb_ops.defs.partitions import HOURS
 from bb_ops.defs.resources import LoggedProgress, OperationsResource, failures
 from bb_ops.defs.wal import wal_archive, wal_archive_checks
-from bb_ops.defs.wal_metadata import check_results, hour_metadata, hour_tags, hour_version
+from bb_ops.defs.wal_metadata import check_results, copied_hour_metadata, hour_metadata, hour_tags, hour_version
 
 _OWNERS = ["team:operations"]
 _MINUTE = 3
@@ -64,6 +66,53 @@ def incremental_backup(context: dg.AssetExecutionContext, operations: Operations
         )
 
 
+@dg.asset(
+    partitions_def=HOURS,
+    deps=[incremental_backup],
+    group_name="cross_region",
+    kinds={"s3"},
+    owners=_OWNERS,
+    code_version="1",
+    pool="cross_region",
+    automation_condition=after_upstream(),
+    check_specs=[
+        _check("incremental_backup_replica", "rehashed", "Every byte sent was read back and hashed.", blocking=True),
+        _check(
+            "incremental_backup_replica", "restorable_there", "The other region restores the hour too.", blocking=True
+        ),
+    ],
+)
+def incremental_backup_replica(
+    context: dg.AssetExecutionContext, operations: OperationsResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """An hour's WAL and increment in the other region, with all that they build on, re-hashed where they arrived.
+
+    Deletions are never copied. The same by hand: `bb-ops sync incremental`.
+    """
+    ops = operations.open()
+    key = context.partition_key
+    with failures():
+        copied = copy_hour(ops.repository, ops.replica, hour_window(key), LoggedProgress(context.log.info))
+        source = _made(context.instance, key)
+        return dg.MaterializeResult(
+            metadata={**copied_hour_metadata(copied, ops.replica.store.url), **source},
+            data_version=dg.DataVersion(source.get("source_backup_id", key)),
+            tags={f"bb_ops/{name}": value for name, value in source.items()},
+            check_results=check_results(
+                examine_copy(copied, source.get("source_backup_id")), "incremental_backup_replica"
+            ),
+        )
+
+
+def _made(instance: dg.DagsterInstance, key: str) -> dict[str, str]:
+    """Return what the same hour's newest materialization left; Dagster's own pointer is that of any partition."""
+    wanted = dg.AssetRecordsFilter(asset_key=incremental_backup.key, asset_partitions=[key])
+    records = instance.fetch_materializations(wanted, limit=1).records
+    made = records[0].asset_materialization if records else None
+    tags = made.tags or {} if made is not None else {}
+    return {f"source_{name}": tags[f"bb_ops/{name}"] for name in ("backup_id", "full_id") if f"bb_ops/{name}" in tags}
+
+
 incremental_backup_job = dg.define_asset_job(
     "incremental_backup_job",
     selection=dg.AssetSelection.assets(incremental_backup),
@@ -89,6 +138,6 @@ def incremental_backup_schedule(context: dg.ScheduleEvaluationContext) -> dg.Run
     return dg.RunRequest(run_key=key, partition_key=key)
 
 
-ASSETS = [incremental_backup]
+ASSETS = [incremental_backup, incremental_backup_replica]
 JOBS = [incremental_backup_job, hourly_backup]
 SCHEDULES = [incremental_backup_schedule]

@@ -6,6 +6,7 @@ import dagster as dg
 
 from bb_ops.backup.hour import Hour
 from bb_ops.backup.wal_archive import ArchiveReport
+from bb_ops.cross_region.hour import CopiedHour
 from bb_ops.defs.metadata import Metadata
 from bb_ops.findings import Finding, Outcome, Severity
 
@@ -80,6 +81,21 @@ def hour_tags(hour: Hour) -> dict[str, str]:
     """Return by which ids an hour is found again."""
     made = {"bb_ops/backup_id": hour.backup.id} if hour.backup is not None else {}
     return {**made, "bb_ops/full_id": hour.chain.chain[0].id}
+
+
+def copied_hour_metadata(copied: CopiedHour, url: str) -> Metadata:
+    """Describe the copy of an hour."""
+    return {
+        "source_region": _MV.text(copied.sent.source),
+        "region": _MV.text(copied.sent.destination),
+        "copied_bytes": _MV.int(copied.sent_bytes),
+        "copied_backups": _MV.int(len(copied.sent.copied)),
+        "copied_wal_files": _MV.int(sum(one.copied for one in copied.sent.wal)),
+        "covered_s": _MV.float(copied.there.covered_s),
+        "duration_s": _MV.float(copied.sent.duration_s),
+        "dagster/uri": _MV.text(url),
+        "command": _MV.text("bb-ops sync incremental"),
+    }
 
 
 def archive_metadata(report: ArchiveReport) -> Metadata:

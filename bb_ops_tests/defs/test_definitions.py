@@ -38,6 +38,7 @@ def test_the_inventory_is_as_documented() -> None:
         "full_backup_replica",
         "full_backup_restore_test",
         "incremental_backup",
+        "incremental_backup_replica",
         "logical_backup",
         "schema_backup",
     }
@@ -53,6 +54,8 @@ def test_the_inventory_is_as_documented() -> None:
         "full_backup_restore_test.structure_sound",
         "wal_archive.continuity",
         "wal_archive.lag",
+        "incremental_backup_replica.rehashed",
+        "incremental_backup_replica.restorable_there",
         *(f"incremental_backup.{check}" for check in HOUR_CHECKS),
         *(f"{asset}.{check}" for asset in ("logical_backup", "schema_backup") for check in DUMP_CHECKS),
     }
@@ -78,6 +81,7 @@ def test_the_lineage_leads_from_dump_to_copy_to_test() -> None:
     graph = defs.get_repository_def().asset_graph
     assert graph.get(REPLICA).parent_keys == {dg.AssetKey("full_backup")}
     assert graph.get(TEST).parent_keys == {dg.AssetKey("full_backup"), REPLICA}
+    assert graph.get(dg.AssetKey("incremental_backup_replica")).parent_keys == {INCREMENT}
     assert graph.get(INCREMENT).parent_keys == {dg.AssetKey("full_backup"), dg.AssetKey("wal_archive")}
 
 

@@ -15,6 +15,7 @@ from bb_ops.backup.hour import newest_hour
 from bb_ops.bootstrap import operations
 from bb_ops.clock import SystemClock
 from bb_ops.definitions import defs
+from bb_ops.defs import backup, incremental, wal
 from bb_ops.defs.resources import OperationsResource
 from bb_ops.repository.ids import daily_slot
 from bb_ops.repository.manifest import PhysicalCommit
@@ -63,6 +64,17 @@ class World:
         """Run a job as the daemon would, in this process."""
         made = defs.get_repository_def().get_job(job)
         return made.execute_in_process(partition_key=partition, tags=tags, instance=self.instance, raise_on_error=False)
+
+    def copy(self, partition: str) -> Any:  # noqa: ANN401 - Dagster's own
+        """Materialize the copy of an hour; what it is made of is taken as it is."""
+        return dg.materialize(
+            [*incremental.ASSETS, *backup.ASSETS, *wal.ASSETS],
+            selection=["incremental_backup_replica"],
+            partition_key=partition,
+            instance=self.instance,
+            resources={"operations": OperationsResource()},
+            raise_on_error=False,
+        )
 
     def tick(self, sensor: str, cursor: str | None = None) -> Any:  # noqa: ANN401 - Dagster's own
         """Evaluate a sensor once."""
@@ -143,6 +155,29 @@ def test_the_hour_that_is_just_over_is_sealed_and_its_blocks_are_taken(world: Wo
     second = metadata(world.run("incremental_backup_job", hour_ago(0)))
     assert (second["parent_id"], second["full_id"], second["depth"]) == (increment["id"], world.full, 2)
     assert second["from_lsn"] == shown["to_lsn"]
+
+
+def test_an_hour_is_copied_and_the_other_region_restores_it_too(world: World) -> None:
+    made = metadata(world.run("incremental_backup_job", hour_ago(0)))
+    copied = world.copy(hour_ago(0))
+    assert copied.success, failure(copied)
+    assert checks(copied) == {"rehashed": True, "restorable_there": True}
+    [event] = copied.asset_materializations_for_node("incremental_backup_replica")
+    shown = {name: value.value for name, value in event.metadata.items()}
+    assert (shown["source_backup_id"], shown["source_full_id"]) == (made["backup_id"], world.full)
+    assert (shown["covered_s"], shown["copied_backups"]) == (3600.0, 2)
+    assert shown["copied_wal_files"] >= made["segments"]
+
+    world.write()
+    replica = world.repository.parent / "replica"
+    damaged = next(path for path in world.segments() if not (replica / path.relative_to(world.repository)).exists())
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    hurt = world.copy(hour_ago(0))
+    assert not hurt.success
+    assert checks(hurt)["rehashed"] is False
+    assert damaged.name in said(hurt)["rehashed"]
 
 
 def test_a_past_hour_is_sealed_from_the_archive_and_gets_no_blocks_of_now(world: World) -> None:
