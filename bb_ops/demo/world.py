@@ -27,7 +27,7 @@ from bb_ops.demo.api import DEFAULT_RATE_PER_S
 from bb_ops.demo.api_process import BookingApi
 from bb_ops.demo.components import Component
 from bb_ops.demo.credentials import Credentials
-from bb_ops.demo.dagster_ui import Daemon, WebServer
+from bb_ops.demo.dagster_ui import CodeServer, Daemon, WebServer
 from bb_ops.demo.model import Region, World
 from bb_ops.demo.object_stores import ObjectStore
 from bb_ops.demo.wal_streamer import WalStreamer
@@ -153,6 +153,7 @@ def down(directory: Path, say: Say) -> None:
             return
         *servers, api = _components()
         components.stop([*_DAGSTER, _STREAMER, api], world, say)
+        components.stop([CodeServer()], world, say)
         components.stop(servers, world, say)
         object_stores.remove_leftovers(world)
         folder.remove_outside(directory, world.socket_directory)
