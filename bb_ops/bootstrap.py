@@ -21,6 +21,7 @@ from bb_ops.storage.local import LocalStore
 if TYPE_CHECKING:
     from bb_ops.backup.full import FullBackupOptions
     from bb_ops.backup.incremental import IncrementalBackupOptions
+    from bb_ops.backup.interval import IntervalOptions
     from bb_ops.backup.logical import DumpOptions
     from bb_ops.backup.wal_options import WalOptions
     from bb_ops.recovery.combine import CombineOptions
@@ -94,6 +95,13 @@ class Operations:
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
             most_increments=self.settings.incremental_depth,
         )
+
+    @property
+    def interval_options(self) -> "IntervalOptions":
+        """What an hour takes: WAL, and blocks where the server can send them."""
+        from bb_ops.backup.interval import IntervalOptions  # noqa: PLC0415 - as above
+
+        return IntervalOptions(wal=self.wal_options, blocks=self.incremental_backup_options())
 
     def combine_options(self) -> "CombineOptions":
         """Return how a chain is made into a full."""

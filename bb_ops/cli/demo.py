@@ -42,11 +42,11 @@ def command(context: click.Context, *, size: str, rate: float, directory: Path |
         return None
     where = directory or _default_directory()
     done = tour.take(where, size=size, rate_per_s=rate, say=_say, tick=lambda _status: None)
-    entries = _measured(done.settings_file)
+    entries, increment = _measured(done)
     if as_json:
         emit(done.model_dump(mode="json"))
     else:
-        _print(done, entries)
+        _print(done, entries, increment)
     return 0 if all(check.passed for check in done.checks) else _FINDINGS
 
 
@@ -94,19 +94,21 @@ def _say(line: str) -> None:
     click.echo(f"demo: {line}", err=True)
 
 
-def _measured(settings_file: Path) -> list[tuple[str, CatalogEntry]]:
-    """Read what exists and what is proven from the repositories, not from anybody's word."""
+def _measured(done: tour.Tour) -> tuple[list[tuple[str, CatalogEntry]], CatalogEntry]:
+    """Read what exists and what is proven from the repositories, not from anybody's word: the full, and the newest."""
     from bb_ops.bootstrap import operations  # noqa: PLC0415 - the demo's help needs none of it
 
-    ops = operations(read_settings(environment_with(settings_file)))
-    return [(repository.region, read_catalog(repository).find("latest")) for repository in ops.repositories]
+    ops = operations(read_settings(environment_with(done.settings_file)))
+    catalogs = [(repository.region, read_catalog(repository)) for repository in ops.repositories]
+    fulls = [(region, catalog.find_slot(done.partition)) for region, catalog in catalogs]
+    return fulls, catalogs[0][1].find("latest")
 
 
-def _print(done: tour.Tour, entries: list[tuple[str, CatalogEntry]]) -> None:
+def _print(done: tour.Tour, entries: list[tuple[str, CatalogEntry]], increment: CatalogEntry) -> None:
     commit = entries[0][1].commit
     rate = human_bytes(commit.size_bytes / commit.duration_s)
     click.echo("\nDEMO (nothing of this is production)")
-    click.echo(f"{_TABLE_INDENT}slot {done.partition}, run {done.run_id}, materialized: {', '.join(done.materialized)}")
+    click.echo(f"{_TABLE_INDENT}slot {done.partition}, hour {done.hour}, materialized: {', '.join(done.materialized)}")
     click.echo(f"{_TABLE_INDENT}backup {commit.id}")
     click.echo(
         f"{_TABLE_INDENT}{human_bytes(commit.size_bytes)} in {commit.duration_s} s ({rate}/s), stored as "
@@ -119,11 +121,16 @@ def _print(done: tour.Tour, entries: list[tuple[str, CatalogEntry]]) -> None:
             f"{_TABLE_INDENT}{region}: proven {level.name if level is not None else 'NOT MEASURED'}, restored and "
             f"answering in {proof.restore_s} s, {proof.rows_compared} rows of {proof.tables_compared} tables compared"
         )
+    newest = increment.physical
+    click.echo(
+        f"{_TABLE_INDENT}{newest.kind} {newest.id} on {newest.parent_id}: {human_bytes(newest.size_bytes)} in "
+        f"{newest.duration_s} s, stored as {human_bytes(newest.stored_bytes)}"
+    )
     for check in done.checks:
         mark = "passed" if check.passed else "NOT PASSED"
         click.echo(f"{_TABLE_INDENT}check {check.asset}.{check.check}: {mark}: {check.description}")
     click.echo(f"\n{_TABLE_INDENT}Dagster UI   {done.ui_url}")
-    click.echo(f"{_TABLE_INDENT}lineage      {done.ui_url}/assets/full_backup_restore_test?view=lineage")
+    click.echo(f"{_TABLE_INDENT}lineage      {done.ui_url}/assets/full_backup?view=lineage&lineageScope=downstream")
     click.echo(f"{_TABLE_INDENT}booking API  {done.api_url}/health")
     click.echo(f"{_TABLE_INDENT}commands     .venv/bin/bb-ops demo run backup list")
     click.echo(f"{_TABLE_INDENT}stop it      make demo-stop")

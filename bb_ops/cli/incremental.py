@@ -4,21 +4,25 @@ from typing import Any
 
 import click
 
+from bb_ops.backup.hour import Hour, take_hour
+from bb_ops.backup.hour_checks import examine_hour
 from bb_ops.backup.interval import Interval, IntervalOptions, IntervalPlan, plan_interval, take_interval
 from bb_ops.backup.wal_span import Incremental
 from bb_ops.bootstrap import operations
 from bb_ops.cli.describe import describe, summary
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar, table
-from bb_ops.errors import ServerUnusable, UsageError
+from bb_ops.errors import FindingsPresent, ServerUnusable, UsageError
+from bb_ops.findings import Finding, Outcome
 from bb_ops.process import peak_memory_bytes
 
 
 @click.command("incremental")
 @click.option("--wal-only", is_flag=True, help="Seal the write-ahead log, take no blocks.")
 @click.option("--blocks-only", is_flag=True, help="Take the changed blocks, seal nothing.")
+@click.option("--hour", help="Represent this past hour, in UTC, as 2026-11-24-13:00; from the archive where it is old.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done.")
 @json_option
-def incremental(*, wal_only: bool, blocks_only: bool, dry_run: bool, as_json: bool) -> int:
+def incremental(*, wal_only: bool, blocks_only: bool, hour: str | None, dry_run: bool, as_json: bool) -> int:
     """Seal the write-ahead log up to now (how far), then take the blocks changed since the newest backup (how fast).
 
     Blocks need PostgreSQL 17 and summarize_wal; else the log alone is sealed. Where no increment can build on what is
@@ -28,6 +32,12 @@ def incremental(*, wal_only: bool, blocks_only: bool, dry_run: bool, as_json: bo
     if wal_only and blocks_only:
         raise UsageError("--wal-only and --blocks-only exclude one another")
     ops = operations()
+    if hour is not None:
+        if wal_only or blocks_only or dry_run:
+            raise UsageError("--hour goes with --json alone")
+        with progress_bar() as progress:
+            past = take_hour(ops.database, ops.repository, ops.interval_options, hour, ops.clock, progress)
+        return _show_hour(past, examine_hour(ops.repository, past), as_json=as_json)
     options = IntervalOptions(
         wal=None if blocks_only else ops.wal_options, blocks=None if wal_only else ops.incremental_backup_options()
     )
@@ -46,6 +56,27 @@ def incremental(*, wal_only: bool, blocks_only: bool, dry_run: bool, as_json: bo
     for error in done.errors:
         click.echo(f"bb-ops: {error}", err=True)
     return done.errors[0].exit_code if done.errors else 0
+
+
+def _show_hour(hour: Hour, findings: tuple[Finding, ...], *, as_json: bool) -> int:
+    if as_json:
+        emit(
+            {
+                **(describe(hour.backup) if hour.backup is not None else {}),
+                "schema_id": "bb-ops/hour/1",
+                "hour": hour.key,
+                "origin": hour.origin.value,
+                "chain_id": hour.chain.commit.id,
+                "wal": hour.wal.model_dump(mode="json") if hour.wal is not None else None,
+                "coverage": hour.coverage.model_dump(mode="json"),
+                "findings": [finding.model_dump(mode="json") for finding in findings],
+            }
+        )
+    else:
+        for finding in findings:
+            click.echo(f"{finding.outcome:14} {finding.check_id}: {finding.message}")
+    bad = [finding for finding in findings if finding.outcome not in {Outcome.PASS, Outcome.NOT_APPLICABLE}]
+    return FindingsPresent.exit_code if bad else 0
 
 
 def _show_plan(plan: IntervalPlan, *, as_json: bool) -> None:

@@ -167,6 +167,36 @@ class Daemon:
         return all(status["healthy"] for status in statuses if status["required"])
 
 
+class CodeServer:
+    """What Dagster's servers start, and what runs in it: it ends by itself after them, once its last run has ended."""
+
+    name = "dagster-code-server"
+    start_timeout_s = 60.0
+    stop_timeout_s = 40.0
+    ask = signal.SIGCONT  # nothing is asked of it
+    insist = signal.SIGKILL
+
+    def port(self, world: World) -> int:
+        """Return the port of the web server that it works for; it has none."""
+        return world.ui_port
+
+    def with_free_ports(self, world: World) -> World:
+        """It has none."""
+        return world
+
+    def find(self, world: World) -> Process | None:
+        """Find one by the world's directory, which is in what it is told of the instance."""
+        return processes.find(self.name, ["api", "grpc"], None, containing=str(_home(world)))
+
+    def start(self, world: World, known: Credentials) -> Process:
+        """Not ours to start."""
+        raise NotImplementedError
+
+    def answers(self, world: World, known: Credentials) -> bool:
+        """It answers Dagster alone."""
+        raise NotImplementedError
+
+
 def prepare_home(world: World) -> None:
     """Give Dagster its home inside the world's directory, with the project's own ``dagster.yaml``."""
     files.make_directory(_home(world))

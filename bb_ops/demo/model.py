@@ -53,6 +53,7 @@ class World(Value):
         api_port: The booking API on the loopback address.
         ui_port: Dagster's UI on the loopback address.
         api_database_port: The PostgreSQL port that the booking API was started with.
+        streamer_ports: All ports of the world when the WAL streamer was started.
         regions: The primary region, then the other one.
         processes: What was started last, also when it no longer runs.
     """
@@ -70,6 +71,7 @@ class World(Value):
     api_port: int
     ui_port: int
     api_database_port: int | None = None
+    streamer_ports: tuple[int, ...] = ()
     regions: tuple[Region, Region]
     processes: tuple[Process, ...] = ()
 

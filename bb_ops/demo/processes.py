@@ -63,8 +63,8 @@ def is_running(known: Process) -> bool:
     return process.start_ticks(known.pid) == known.start_ticks
 
 
-def find(name: str, words: Sequence[str], run_as: Account | None) -> Process | None:
-    """Find the oldest process of the account whose command line has all ``words``, or None.
+def find(name: str, words: Sequence[str], run_as: Account | None, *, containing: str = "") -> Process | None:
+    """Find the oldest process of the account whose command line has all ``words``, and one ``containing`` a text.
 
     The oldest, because a server's children can bear its command line for a moment after the fork.
     """
@@ -73,7 +73,7 @@ def find(name: str, words: Sequence[str], run_as: Account | None) -> Process | N
     for directory in _process_directories():
         try:
             argv = (directory / "cmdline").read_bytes().decode("utf-8", "surrogateescape").split("\0")
-            if directory.stat().st_uid == uid and set(words) <= set(argv):
+            if directory.stat().st_uid == uid and set(words) <= set(argv) and containing in "\0".join(argv):
                 matches.append((process.start_ticks(int(directory.name)), int(directory.name)))
         except OSError:
             continue  # it ended while we looked

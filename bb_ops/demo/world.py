@@ -27,9 +27,10 @@ from bb_ops.demo.api import DEFAULT_RATE_PER_S
 from bb_ops.demo.api_process import BookingApi
 from bb_ops.demo.components import Component
 from bb_ops.demo.credentials import Credentials
-from bb_ops.demo.dagster_ui import Daemon, WebServer
+from bb_ops.demo.dagster_ui import CodeServer, Daemon, WebServer
 from bb_ops.demo.model import Region, World
 from bb_ops.demo.object_stores import ObjectStore
+from bb_ops.demo.wal_streamer import WalStreamer
 from bb_ops.errors import UsageError
 from bb_ops.findings import Value
 
@@ -37,6 +38,7 @@ __all__ = ["ComponentStatus", "Status", "World", "choose_directory", "down", "st
 
 Say = Callable[[str], None]
 _DAGSTER: tuple[Component, ...] = (WebServer(), Daemon())
+_STREAMER: Component = WalStreamer()
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -103,6 +105,21 @@ def up(
     return world
 
 
+def wal_up(world: World, say: Say) -> World:
+    """Start the WAL streamer on a world that is up and has keys, anew where a port has changed. Safe to repeat.
+
+    Raises:
+        ProgramFailed: it does not start; the message carries the end of its log.
+    """
+    with folder.locked(world.directory):
+        known = credentials.load(world.directory)
+        if world.streamer_ports != tuple(sorted(world.ports)):
+            components.stop([_STREAMER], world, say)
+        world = components.ensure_running(_STREAMER, world, known, say)
+        components.wait_ready(_STREAMER, world, known)
+    return world
+
+
 def dagster_up(world: World, say: Say) -> World:
     """Start Dagster's web server and daemon on a world that is up. Safe to repeat.
 
@@ -135,7 +152,8 @@ def down(directory: Path, say: Say) -> None:
         if world is None:
             return
         *servers, api = _components()
-        components.stop([*_DAGSTER, api], world, say)
+        components.stop([*_DAGSTER, _STREAMER, api], world, say)
+        components.stop([CodeServer()], world, say)
         components.stop(servers, world, say)
         object_stores.remove_leftovers(world)
         folder.remove_outside(directory, world.socket_directory)
@@ -155,7 +173,8 @@ def status(directory: Path) -> Status:
         raise UsageError(f"there is no demo world in {directory}: start one with 'bb-ops demo'")
     known = credentials.load(directory)
     return Status(
-        world=world, components=tuple(_state(component, world, known) for component in (*_components(), *_DAGSTER))
+        world=world,
+        components=tuple(_state(component, world, known) for component in (*_components(), _STREAMER, *_DAGSTER)),
     )
 
 

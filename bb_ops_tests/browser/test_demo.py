@@ -96,27 +96,52 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     context.close()
 
 
-def test_every_asset_and_check_of_the_open_slot_is_shown_as_measured(demo: Demo) -> None:
-    assert demo.document["materialized"] == ["full_backup", "full_backup_replica", "full_backup_restore_test"]
-    assert len(demo.document["checks"]) == 8
+def test_every_asset_and_check_of_both_runs_is_shown_as_measured(demo: Demo) -> None:
+    assert demo.document["materialized"] == [
+        "full_backup",
+        "full_backup_replica",
+        "full_backup_restore_test",
+        "incremental_backup",
+    ]
+    assert len(demo.document["checks"]) == 14
     assert all(check["passed"] for check in demo.document["checks"])
 
 
 def test_one_backup_is_proven_in_both_regions(demo: Demo) -> None:
     listed = demo.run("run", "backup", "list", "--json")
     assert listed.returncode == 0, listed.stderr
-    [backup] = json.loads(listed.stdout)["backups"]
+    [backup] = [one for one in json.loads(listed.stdout)["backups"] if one["kind"] == "full"]
     assert set(backup["proofs"]) == {"us-east-1", "us-west-2"}
     assert all(level in {"L5", "L6"} for level in backup["proofs"].values())
+
+
+def test_the_increment_builds_on_the_full_and_restores_to_equal_rows(demo: Demo) -> None:
+    listed = json.loads(demo.run("run", "backup", "list", "--json").stdout)["backups"]
+    full, increment = listed[0], listed[-1]
+    assert (full["kind"], increment["kind"]) == ("full", "incremental")
+    shown = json.loads(demo.run("run", "backup", "show", increment["id"], "--json").stdout)
+    assert shown["parent_id"] == full["id"]
+    tested = demo.run("run", "validate", increment["id"], "--json")
+    assert json.loads(tested.stdout)["level"] in {"L5", "L6"}
+
+
+def test_the_streamer_answers_and_the_archive_follows_the_server(demo: Demo) -> None:
+    shown = json.loads(demo.run("status", "--json").stdout)
+    assert {each["name"]: each["answers"] for each in shown["components"]}["wal-streamer"]
+    status = json.loads(demo.run("run", "wal", "status", "--json").stdout)
+    assert (status["slot_active"], status["problems"]) == (True, [])
+    assert status["lag_s"] < 60
 
 
 def test_status_is_healthy_and_names_the_window(demo: Demo) -> None:
     shown = demo.run("run", "backup", "status", "--json")
     assert shown.returncode == 0, shown.stdout
-    for region in json.loads(shown.stdout)["regions"]:
+    first, other = json.loads(shown.stdout)["regions"]
+    for region in (first, other):
         assert region["last_proven_at"] is not None
-        assert region["missing_slots"] == []
-        assert len(region["windows"]) == 1
+        assert (region["missing_slots"], region["gaps"]) == ([], [])
+    assert len(first["windows"]) == 1
+    assert other["windows"]  # two while an increment is copied and the WAL up to it is not yet
 
 
 def test_doctor_finds_nothing_to_mend(demo: Demo) -> None:
@@ -128,10 +153,23 @@ def test_doctor_finds_nothing_to_mend(demo: Demo) -> None:
 
 def test_the_ui_shows_the_lineage_from_dump_to_copy_to_restore_test(demo: Demo, page: Page) -> None:
     page.goto(f"{demo.url}/assets/full_backup_restore_test?view=lineage")
-    for asset in demo.document["materialized"]:
+    for asset in demo.document["materialized"][:3]:
         expect(page.get_by_text(asset, exact=True).last).to_be_visible(timeout=_PATIENCE_MS)
     for passed in ("4 / 4 Passed", "1 / 1 Passed", "3 / 3 Passed"):
         expect(page.get_by_text(passed)).to_be_visible(timeout=_PATIENCE_MS)
+
+
+def test_the_ui_shows_the_increment_below_the_full_and_the_archive(demo: Demo, page: Page) -> None:
+    page.goto(f"{demo.url}/assets/incremental_backup?view=lineage")
+    for asset in ("full_backup", "wal_archive", "incremental_backup"):
+        expect(page.get_by_text(asset, exact=True).last).to_be_visible(timeout=_PATIENCE_MS)
+    expect(page.get_by_text("2 / 2 Passed")).to_be_visible(timeout=_PATIENCE_MS)
+
+
+def test_the_ui_shows_what_was_measured_of_the_hour(demo: Demo, page: Page) -> None:
+    page.goto(f"{demo.url}/assets/incremental_backup?view=events")
+    for entry in ("wal_bytes", "parent_id", "covered_s"):
+        expect(page.get_by_text(entry, exact=True).first).to_be_visible(timeout=_PATIENCE_MS)
 
 
 def test_the_ui_shows_the_slot_as_materialized(demo: Demo, page: Page) -> None:

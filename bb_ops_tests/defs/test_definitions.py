@@ -9,8 +9,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from bb_ops.backup.hour import hour_window, newest_hour
 from bb_ops.definitions import defs
-from bb_ops.defs.partitions import DAILY_SLOTS, WEEKLY_SLOTS
+from bb_ops.defs.partitions import DAILY_SLOTS, HOURS, WEEKLY_SLOTS
 from bb_ops.repository.ids import daily_slot, weekly_slot
 
 SLOT = "2026-11-20"
@@ -18,8 +19,11 @@ OLD_SLOT = "2026-11-03"
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC)
 REPLICA = dg.AssetKey("full_backup_replica")
 TEST = dg.AssetKey("full_backup_restore_test")
+INCREMENT = dg.AssetKey("incremental_backup")
 DUMP_CHECKS = ("committed", "complete", "encrypted", "on_time")
+HOUR_CHECKS = ("block_increment", "chain_whole", "continuous", "durable")
 CRONS = {
+    "incremental_backup_schedule": "3 * * * *",
     "full_backup_schedule": "0 2 * * *",
     "logical_backup_schedule": "30 2 * * *",
     "schema_backup_schedule": "45 2 * * 1",
@@ -33,9 +37,12 @@ def test_the_inventory_is_as_documented() -> None:
         "full_backup",
         "full_backup_replica",
         "full_backup_restore_test",
+        "incremental_backup",
+        "incremental_backup_replica",
         "logical_backup",
         "schema_backup",
     }
+    assert {key.to_user_string() for key in graph.external_asset_keys} == {"wal_archive"}
     assert {f"{key.asset_key.to_user_string()}.{key.name}" for key in graph.asset_check_keys} == {
         "full_backup.committed",
         "full_backup.encrypted",
@@ -45,20 +52,37 @@ def test_the_inventory_is_as_documented() -> None:
         "full_backup_restore_test.restores",
         "full_backup_restore_test.rows_equal",
         "full_backup_restore_test.structure_sound",
+        "wal_archive.continuity",
+        "wal_archive.lag",
+        "incremental_backup_replica.rehashed",
+        "incremental_backup_replica.restorable_there",
+        *(f"incremental_backup.{check}" for check in HOUR_CHECKS),
         *(f"{asset}.{check}" for asset in ("logical_backup", "schema_backup") for check in DUMP_CHECKS),
     }
     for name, cron in CRONS.items():
         schedule = repository.get_schedule_def(name)
         assert (schedule.cron_schedule, schedule.execution_timezone) == (cron, "UTC")
         assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
-    assert repository.get_sensor_def("automation").default_status == dg.DefaultSensorStatus.RUNNING
-    assert {"daily_backup", "full_backup_job", "logical_backup_job", "schema_backup_job"} <= set(repository.job_names)
+    for name in ("automation", "wal_archive_sensor", "wal_gap_sensor"):
+        assert repository.get_sensor_def(name).default_status == dg.DefaultSensorStatus.RUNNING
+    assert set(repository.job_names) == {
+        "__ASSET_JOB",
+        "daily_backup",
+        "full_backup_job",
+        "hourly_backup",
+        "incremental_backup_job",
+        "logical_backup_job",
+        "schema_backup_job",
+        "wal_archive_job",
+    }
 
 
 def test_the_lineage_leads_from_dump_to_copy_to_test() -> None:
     graph = defs.get_repository_def().asset_graph
     assert graph.get(REPLICA).parent_keys == {dg.AssetKey("full_backup")}
     assert graph.get(TEST).parent_keys == {dg.AssetKey("full_backup"), REPLICA}
+    assert graph.get(dg.AssetKey("incremental_backup_replica")).parent_keys == {INCREMENT}
+    assert graph.get(INCREMENT).parent_keys == {dg.AssetKey("full_backup"), dg.AssetKey("wal_archive")}
 
 
 def test_checks_are_partitioned_like_their_assets() -> None:
@@ -94,13 +118,44 @@ def test_a_week_exists_from_its_monday_on(at: datetime, newest: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("at", "newest"),
+    [
+        (datetime(2026, 11, 20, 13, 59, 59, tzinfo=UTC), "2026-11-20-12:00"),
+        (datetime(2026, 11, 20, 14, 0, 0, tzinfo=UTC), "2026-11-20-13:00"),
+    ],
+)
+def test_an_hour_exists_once_it_is_over(at: datetime, newest: str) -> None:
+    with dg.partition_loading_context(at):
+        assert HOURS.get_last_partition_key() == newest
+    assert newest_hour(at) == newest
+
+
+def test_every_hour_belongs_to_the_slot_that_it_lies_in_and_to_no_missing_one() -> None:
+    graph = defs.get_repository_def().asset_graph
+    mapping = graph.get_partition_mapping(INCREMENT, dg.AssetKey("full_backup"))
+    for hour in range(24 * 3):
+        at = datetime(2026, 11, 3, 0, 3, tzinfo=UTC) + timedelta(hours=hour)
+        with dg.partition_loading_context(at):
+            key = HOURS.get_last_partition_key() or ""
+            asked = HOURS.subset_with_partition_keys([key])
+            found = mapping.get_upstream_mapped_partitions_result_for_partitions(asked, HOURS, DAILY_SLOTS)
+            assert list(found.required_but_nonexistent_subset.get_partition_keys()) == []
+            assert list(found.partitions_subset.get_partition_keys()) == [daily_slot(hour_window(key)[0])]
+    assert HOURS.get_first_partition_key() == f"{DAILY_SLOTS.get_first_partition_key()}-02:00"
+
+
+@pytest.mark.parametrize(
     ("schedule", "at", "slot"),
     [
         ("logical_backup_schedule", datetime(2026, 11, 20, 2, 30, tzinfo=UTC), SLOT),
         ("schema_backup_schedule", datetime(2026, 11, 23, 2, 45, tzinfo=UTC), "2026-11-23"),
+        ("incremental_backup_schedule", datetime(2026, 11, 20, 2, 3, tzinfo=UTC), "2026-11-20-01:00"),
+        ("incremental_backup_schedule", datetime(2026, 11, 20, 0, 3, tzinfo=UTC), "2026-11-19-23:00"),
     ],
 )
-def test_a_dump_goes_into_the_slot_that_has_just_opened(schedule: str, at: datetime, slot: str) -> None:
+def test_a_tick_takes_the_slot_that_has_just_opened_or_the_hour_that_is_just_over(
+    schedule: str, at: datetime, slot: str
+) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         repository = defs.get_repository_def()
         context = dg.build_schedule_context(instance, scheduled_execution_time=at, repository_def=repository)

@@ -21,11 +21,13 @@ from dotenv import dotenv_values
 from mypy_boto3_s3 import S3Client
 
 from bb_ops import process
+from bb_ops.clock import SystemClock
 from bb_ops.demo import accounts, credentials, folder, model, object_stores, postgres, programs, world
 from bb_ops.demo.credentials import AccessKey, Credentials
 from bb_ops.demo.model import World
 from bb_ops.demo.processes import Process
 from bb_ops.errors import Locked, TargetRefused, UsageError
+from bb_ops.repository.keys import key_settings, make_keys
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -100,7 +102,8 @@ def count(demo: World, table: str, where: str = "true") -> int:
 
 
 def are_up(directory: Path) -> bool:
-    servers = [each for each in world.status(directory).components if not each.name.startswith("dagster")]
+    begun_later = ("dagster", "wal-streamer")
+    servers = [each for each in world.status(directory).components if not each.name.startswith(begun_later)]
     return len(servers) == 4 and all(each.pid is not None and each.answers for each in servers)
 
 
@@ -303,6 +306,31 @@ def test_unfinished_load_is_done_again_from_scratch(demo: World, known: Credenti
     again = world.up(demo.directory, size="small", say=quiet)
     assert count(again, "pg_tables", "tablename = 'left_by_a_killed_load'") == 0
     assert count(again, "appointments") >= 2500
+
+
+def streamer(directory: Path) -> world.ComponentStatus:
+    return next(each for each in world.status(directory).components if each.name == "wal-streamer")
+
+
+def test_the_wal_streamer_runs_is_found_again_and_ends_with_the_world(directory: Path) -> None:
+    keys = directory / "keys"
+    demo = world.up(directory, size="small", say=quiet, extra_settings=key_settings(keys))
+    make_keys(keys, SystemClock().now())
+    up = world.wal_up(demo, quiet)
+    started = up.process("wal-streamer")
+    assert streamer(directory).answers
+    # it was started, and we were killed before we could record that
+    unrecorded = model.save(up.model_copy(update={"processes": demo.processes}))
+    assert world.wal_up(unrecorded, quiet).process("wal-streamer") == started
+    kill(started)
+    assert eventually(lambda: not streamer(directory).answers)
+    again = world.wal_up(up, quiet)
+    assert again.process("wal-streamer") != started
+    moved = again.model_copy(update={"streamer_ports": (1,)})
+    assert world.wal_up(moved, quiet).process("wal-streamer") != again.process("wal-streamer")
+    assert "Traceback" not in again.log("wal-streamer").read_text()
+    world.down(directory, quiet)
+    assert not command_lines(directory)
 
 
 def test_down_leaves_no_process_and_can_be_repeated(demo: World) -> None:
