@@ -21,7 +21,8 @@ def continuous(hour: Hour) -> Finding:
     if wrong:
         return _finding("continuous", hour, "; ".join(wrong), Outcome.FAIL)
     if begins is not None and begins >= coverage.to_at:
-        said = f"the archive begins at {begins:%H:%M:%S} UTC, after this hour; no hole since then"
+        said = f"not measured: the archive begins at {begins:%H:%M:%S} UTC, after this hour; no hole since then"
+        return _finding("continuous", hour, said, Outcome.NOT_MEASURED, Severity.MEDIUM)
     elif begins is not None:
         said = f"the archive begins in this hour, at {begins:%H:%M:%S} UTC; no hole since then"
     else:
