@@ -14,15 +14,17 @@ def examine_hour(repository: Repository, hour: Hour) -> tuple[Finding, ...]:
 
 
 def continuous(hour: Hour) -> Finding:
-    """Judge whether the WAL joins what came before, and no instant of the hour is missing. Pure."""
+    """Judge whether the WAL joins what came before, and no instant of the hour since the archive began is missing.
+
+    Before it began nothing was missed, as before the first backup no slot was; ``covered_s`` says how little that is.
+    """
     coverage = hour.coverage
     wrong = dict.fromkeys((*hour.gaps, *coverage.missing, *hour.holes))
     begins = coverage.begins_at
     if wrong:
         return _finding("continuous", hour, "; ".join(wrong), Outcome.FAIL)
     if begins is not None and begins >= coverage.to_at:
-        said = f"not measured: the archive begins at {begins:%H:%M:%S} UTC, after this hour; no hole since then"
-        return _finding("continuous", hour, said, Outcome.NOT_MEASURED, Severity.MEDIUM)
+        said = f"nothing of this hour is restorable: the archive begins at {begins:%H:%M:%S} UTC; no hole since"
     elif begins is not None:
         said = f"the archive begins in this hour, at {begins:%H:%M:%S} UTC; no hole since then"
     else:
