@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from bb_ops import __version__
+from bb_ops.backup.gaps import record_gaps
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.engines.native import NAME, NativeBackup, NativeEngine, cluster_bytes
@@ -138,6 +139,8 @@ def take_backup(  # noqa: PLR0913 - one fact each
         repository.commit(commit)  # from here on nothing is removed: after a failure it may exist nevertheless
     sizes = {"size_bytes": commit.size_bytes, "stored_bytes": commit.stored_bytes}
     _LOGGER.info("backup ends", extra={"backup_id": backup_id, "duration_s": commit.duration_s, **sizes})
+    for gap in record_gaps(repository, commit, clock) if parent is None else ():
+        _LOGGER.warning("%s", gap)
     return commit
 
 

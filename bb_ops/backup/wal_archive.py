@@ -104,7 +104,7 @@ def continuity(report: ArchiveReport) -> Finding:
     holes = [f"{region.name}: {gap}" for region in report.regions for gap in region.open_gaps]
     unread = [f"{region.name}: not measured: {region.problem}" for region in report.regions if region.problem]
     if holes:
-        said = f"{'; '.join([*holes, *unread])}: nothing later can be restored until the next backup"
+        said = f"{'; '.join([*holes, *unread])}: a new full backup must close that"
         return _finding("continuity", said, Outcome.FAIL, Severity.CRITICAL)
     if unread:
         return _finding("continuity", "; ".join(unread), Outcome.NOT_MEASURED, Severity.HIGH)

@@ -43,7 +43,7 @@ class RegionStatus(Value):
         chains: Fulls with increments on them, oldest first; what is broken in one is among the problems.
         windows: Instants that a restore can reach.
         gaps: Where the archived write-ahead log has holes.
-        open_gaps: Those behind the newest backup: nothing later can be restored until the next backup.
+        open_gaps: Those that need a new full backup; see ``Windows``.
         lag_s: Seconds since the newest instant that can be restored to; None where there is none.
         last_proven_at: When a backup last reached proof level L5; None where none ever did.
         missing_slots: Daily slots since the first backup that no full backup represents.

@@ -109,7 +109,8 @@ class Windows:
     Attributes:
         windows: In order, joined where they touch.
         gaps: Every hole behind the oldest backup.
-        open_gaps: Those behind the newest one: until the next backup, nothing later can be restored.
+        open_gaps: Those that need a new full backup: behind the newest backup, where until then nothing later can be
+            restored, or found missing and recorded nowhere. A full backup records what it leaves behind.
     """
 
     windows: tuple[Window, ...] = ()
@@ -244,6 +245,13 @@ def holes(facts: WalFacts, starts: Iterable[Point]) -> list[Hole]:
     return found
 
 
+def is_recorded(facts: WalFacts, hole: Hole) -> bool:
+    """Say whether gap records cover a hole."""
+    listing = facts.timelines.get(hole.timeline)
+    known = join(listing.gaps) if listing is not None else []
+    return any(gap.start <= hole.stretch.start and hole.stretch.end <= gap.end for gap in known)
+
+
 def recovery_windows(backups: Sequence[Restorable], facts: WalFacts, times: Mapping[Point, datetime]) -> Windows:
     """Decide what backups (oldest first, an increment for its whole chain) and archived WAL can restore. Pure."""
     starts = [start_of(backup) for backup in backups]
@@ -253,7 +261,8 @@ def recovery_windows(backups: Sequence[Restorable], facts: WalFacts, times: Mapp
         for backup, end in zip(backups, ends, strict=True)
     ]
     every = holes(facts, starts)
-    open_ = holes(facts, starts[-1:])
+    behind = set(holes(facts, starts[-1:]))
+    open_ = [hole for hole in every if hole in behind or not is_recorded(facts, hole)]
     return Windows(
         windows=tuple(union(instants)),
         gaps=tuple(str(hole) for hole in every),

@@ -97,6 +97,13 @@ def test_a_deleted_segment_ends_the_window_until_the_next_full_backup(
     command.ok("backup", "incremental", "--wal-only")
     assert region(command)["open_gaps"] == []
     assert len(region(command)["windows"]) == 2
+    segments(room / "repository")[2].unlink()  # one that a later backup has left behind
+    found = region(command)
+    assert (len(found["gaps"]), len(found["open_gaps"]), len(found["windows"])) == (2, 1, 2)
+    command.run("backup", "status").expect(4)
+    command.ok("backup", "full")
+    found = region(command)
+    assert (len(found["gaps"]), found["open_gaps"]) == (2, [])
 
 
 def test_wal_lost_before_it_was_sealed_is_recorded_and_exits_4(server: Cluster, command: BbOps, room: Path) -> None:

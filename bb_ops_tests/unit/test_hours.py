@@ -129,7 +129,11 @@ GAP = "WAL from 0/3000000 to 0/4000000 on timeline 1 is missing"
     [
         (SOUND, Outcome.PASS, "no hole behind the newest backup: primary up to 2026-11-24 12:00:00 UTC"),
         ({**SOUND, "gaps": (GAP,)}, Outcome.PASS, "no hole behind the newest backup"),
-        ({**SOUND, "gaps": (GAP,), "open_gaps": (GAP,)}, Outcome.FAIL, f"primary: {GAP}: nothing later"),
+        (
+            {**SOUND, "gaps": (GAP,), "open_gaps": (GAP,)},
+            Outcome.FAIL,
+            f"primary: {GAP}: a new full backup must close that",
+        ),
         ({"problem": "it is away"}, Outcome.NOT_MEASURED, "not measured: it is away"),
         ({}, Outcome.NOT_MEASURED, "holds no sound backup"),
     ],

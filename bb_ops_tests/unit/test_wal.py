@@ -217,7 +217,12 @@ def test_windows_are_joined_where_they_overlap_and_a_new_full_closes_a_gap() -> 
         (START, START + timedelta(hours=1)),
         (later, START + timedelta(hours=3)),
     ]
-    assert (len(both.gaps), both.open_gaps) == (1, ())
+    assert both.open_gaps == both.gaps != (), "nobody knows of it yet: a full backup must record it"
+    there.timelines[1].gaps.append(Stretch(Lsn(5 * MIB), Lsn(6 * MIB)))
+    known = recovery_windows([full(1, 3 * MIB), full(1, 6 * MIB, later)], there, times)
+    assert (known.windows, known.gaps, known.open_gaps) == (both.windows, both.gaps, ())
+    before = recovery_windows([full(1, 3 * MIB)], there, times)
+    assert before.open_gaps == before.gaps != (), "recorded, and yet nothing later can be restored"
 
 
 def test_without_archived_wal_a_window_is_one_instant() -> None:
