@@ -39,6 +39,8 @@ bench: setup
 	@.ci/system-packages bench
 	.venv/bin/python benchmarks/run.py $(ARGS)
 	.venv/bin/python benchmarks/increments.py
+	.venv/bin/python benchmarks/wal.py
+	.venv/bin/python benchmarks/load.py
 
 lock: setup
 	@.ci/lock $(ARGS)

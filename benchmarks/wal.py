@@ -31,6 +31,7 @@ def main() -> int:
     """Run all rounds."""
     options = parser("Compare ways to store WAL, side by side.", rounds=5, gigabytes=0.3)
     options.add_argument("--segments", type=at_least(_CALLS, int), default=96, help="size of the backlog")
+    options.add_argument("--short", action="store_true", help="only ours and what each is compared with")
     chosen = options.parse_args()
     room_bytes = chosen.gigabytes * 3e9 + chosen.segments * 100e6
     return run_on_cluster(chosen, room_bytes, distribution_programs, lambda cluster: _measure(chosen, cluster))
@@ -63,10 +64,15 @@ def _pushers(options: argparse.Namespace, cluster: Cluster, backlog: Backlog) ->
         return BbOps(place, options.bb_ops, cluster, cluster.folder / place, encrypted=True, fingerprints=False)
 
     rival = PgBackRest(find_pgbackrest(), cluster, cluster.folder / "pgbackrest")
-    return [
+    found: list[Pusher] = [
         Stream(backlog, ours("stream")),
         Spool(backlog, ours("serve")),
         PgBackRestPush(backlog, rival, together=True),
+    ]
+    if options.short:
+        return found
+    return [
+        *found,
         PgBackRestPush(backlog, rival, together=False),
         Receive(backlog, cluster, cluster.folder / "received"),
         Receive(backlog, cluster, cluster.folder / "received", "lz4"),
