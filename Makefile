@@ -40,6 +40,8 @@ bench: setup
 	.venv/bin/python benchmarks/run.py $(ARGS)
 	.venv/bin/python benchmarks/increments.py
 	.venv/bin/python benchmarks/catalog.py
+	.venv/bin/python benchmarks/wal.py
+	.venv/bin/python benchmarks/load.py
 
 lock: setup
 	@.ci/lock $(ARGS)

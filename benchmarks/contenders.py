@@ -73,7 +73,7 @@ class BbOps(Contender):
         self.name = name
         self.restores = not fingerprints
         self._program = program
-        self._repository = folder / "repository"
+        self.repository = folder / "repository"
         self._into = folder / "restored"
         folder.mkdir(mode=0o755)
         self._environment = {
@@ -81,33 +81,34 @@ class BbOps(Contender):
             "LC_ALL": "C.UTF-8",
             "HOME": str(folder),
             "DATABASE_URL": f"postgresql://postgres@/postgres?host={cluster.sockets}&port={cluster.port}",
-            "BB_OPS_REPOSITORY": f"file://{self._repository}",
+            "BB_OPS_REPOSITORY": f"file://{self.repository}",
             "BB_OPS_COMPRESSION_LEVEL": str(LEVEL),
             "BB_OPS_PG_BINDIR": str(cluster.programs),
             "BB_OPS_SERVER_USER": cluster.account.name,
             "BB_OPS_ENCRYPTION": "age" if encrypted else "none",
             **({} if fingerprints else {"BB_OPS_FINGERPRINT_BUDGET_S": "0"}),
         }
-        run(self._command("keys", "init", folder / "keys"))
+        run(self.command("keys", "init", folder / "keys"))
         for line in (folder / "keys/bb-ops.env").read_text().splitlines():
             setting, _, value = line.partition("=")
             self._environment[setting] = value.strip("'")
 
     def clear(self) -> None:
-        self.cluster.throw_away(self._repository)
+        self.cluster.throw_away(self.repository)
 
     def backup(self) -> Result:
-        cost, _ = measure(self._command("backup", "full", "--json"), self.cluster.pid)
-        return Result(cost, folder_bytes(self._repository))
+        cost, _ = measure(self.command("backup", "full", "--json"), self.cluster.pid)
+        return Result(cost, folder_bytes(self.repository))
 
     def restore(self) -> Result:
         cost, output = self._restored(
-            self._command("recover", "full", "latest", "--into", self._into, "--json"), self._into
+            self.command("recover", "full", "latest", "--into", self._into, "--json"), self._into
         )
         steps = json.loads(output)["steps"]
         return Result(cost, checks_s=sum(step["duration_s"] for step in steps))
 
-    def _command(self, *arguments: str | Path) -> Command:
+    def command(self, *arguments: str | Path) -> Command:
+        """Return a call."""
         return Command((self._program, *arguments), self._environment, None, self.folder)
 
 
@@ -120,15 +121,16 @@ class PgBackRest(Contender):
         """Write its configuration; the server archives into its repository from its next start on."""
         super().__init__(cluster, folder)
         self._program = program
+        self.repository = folder / "repository"
         self._into = folder / "restored"
         self._settings = folder / "pgbackrest.conf"
-        for path in (folder, folder / "repository", folder / "state"):
+        for path in (folder, self.repository, folder / "state"):
             path.mkdir(mode=0o755)
             cluster.account.give(path)
         state = folder / "state"
         self._settings.write_text(
             "[global]\n"
-            f"repo1-path={folder / 'repository'}\nrepo1-bundle=y\nrepo1-retention-full=9\nexpire-auto=n\n"
+            f"repo1-path={self.repository}\nrepo1-bundle=y\nrepo1-retention-full=9\nexpire-auto=n\n"
             f"compress-type=zst\ncompress-level={LEVEL}\nprocess-max={PROCESSES}\n"
             "start-fast=y\nchecksum-page=y\narchive-check=y\narchive-timeout=60\n"
             f"log-level-file=off\nlog-level-console=warn\nlog-path={state}\nlock-path={state}\nspool-path={state}\n"
@@ -143,13 +145,13 @@ class PgBackRest(Contender):
         return f"{self._program} --config={self._settings} --stanza=main archive-push %p"
 
     def clear(self) -> None:
-        for path in (self.folder / "repository").iterdir():
+        for path in (*self.repository.iterdir(), self.folder / "state/archive"):
             self.cluster.throw_away(path)
         run(self._command("stanza-create"))
 
     def backup(self) -> Result:
         cost, _ = measure(self._command("backup", "--type=full"), self.cluster.pid)
-        return Result(cost, folder_bytes(self.folder / "repository"))
+        return Result(cost, folder_bytes(self.repository))
 
     def restore(self) -> Result:
         self._into.mkdir(mode=0o700)

@@ -12,19 +12,17 @@ import argparse
 import importlib.util
 import json
 import os
-import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from cluster import Cluster, folder_bytes, unprivileged_account
+from cluster import Cluster, folder_bytes
 from contenders import BbOps, Result
 from measure import Command, Failed, measure, run
+from program import keep, parser, run_on_cluster, say
 
 MOST_RATIO = 0.35
-_NOT_MEASURED = 13
 _SINCE = 17
 _CHANGES = {
     "nothing changed": "SELECT 1",
@@ -38,43 +36,34 @@ class Increments(BbOps):
 
     def increment(self) -> Result:
         """Take an increment; a full in its place is no measurement."""
-        before = folder_bytes(self._repository)
-        cost, output = measure(self._command("backup", "incremental", "--blocks-only", "--json"), self.cluster.pid)
+        before = folder_bytes(self.repository)
+        cost, output = measure(self.command("backup", "incremental", "--blocks-only", "--json"), self.cluster.pid)
         if json.loads(output)["kind"] != "incremental":
             raise Failed(f"no increment was taken: {json.loads(output)['fallback_reason']}")
-        return Result(cost, folder_bytes(self._repository) - before)
+        return Result(cost, folder_bytes(self.repository) - before)
 
 
 def main() -> int:
     """Run all rounds."""
-    options = _options()
+    options = parser("Measure increments beside fulls.", rounds=3, gigabytes=1.0).parse_args()
+    return run_on_cluster(options, options.gigabytes * 6e9, _programs, lambda cluster: _measure(options, cluster))
+
+
+def _programs(options: argparse.Namespace) -> Path:
     programs = options.pg_bindir or _wheel()
     if programs is None or int(run_version(programs)) < _SINCE:
-        print("bench: PostgreSQL 17 or later is missing: make setup", file=sys.stderr)
-        return _NOT_MEASURED
-    account = unprivileged_account()
-    folder = Path(tempfile.mkdtemp(prefix="bb_ops-bench-", dir=options.directory))
-    folder.chmod(0o755)
-    account.give(folder)
-    cluster = Cluster(programs, folder, account)
-    try:
-        cluster.make(options.gigabytes)
-        cluster.start("summarize_wal=on", "max_wal_size=4GB")
-        ours = Increments("bb-ops", options.bb_ops, cluster, folder / "bb-ops", encrypted=True, fingerprints=False)
-        rounds = [_round(number, cluster, ours) for number in range(options.rounds + 1)][1:]  # the first warms up
-        facts = {"raw_bytes": cluster.size_bytes(), "postgresql": cluster.query("SHOW server_version")}
-    except Failed as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        raise Failed("PostgreSQL 17 or later is missing: make setup")
+    return Path(programs)
+
+
+def _measure(options: argparse.Namespace, cluster: Cluster) -> None:
+    cluster.start("summarize_wal=on", "max_wal_size=4GB")
+    place = cluster.folder / "bb-ops"
+    ours = Increments("bb-ops", options.bb_ops, cluster, place, encrypted=True, fingerprints=False)
+    rounds = [_round(number, cluster, ours) for number in range(options.rounds + 1)][1:]  # the first warms up
+    facts = {"raw_bytes": cluster.size_bytes(), "postgresql": cluster.query("SHOW server_version")}
     _print(rounds, facts)
-    if options.json:
-        options.json.write_text(
-            json.dumps({"schema_id": "bb-ops/bench-increments/1", **facts, "rounds": rounds}) + "\n"
-        )
-    return 0
+    keep(options, {"schema_id": "bb-ops/bench-increments/1", **facts, "rounds": rounds})
 
 
 def _round(number: int, cluster: Cluster, ours: Increments) -> dict[str, Any]:
@@ -92,7 +81,7 @@ def _round(number: int, cluster: Cluster, ours: Increments) -> dict[str, Any]:
         found[name] = _figures(ours.increment())
     cluster.settle()
     found["restore chain of 3"] = _figures(ours.restore())
-    print(f"bench: round {number}: {found}", file=sys.stderr, flush=True)
+    say(f"round {number}: {found}")
     return found
 
 
@@ -139,17 +128,6 @@ def _wheel() -> Path | None:
         if spec is not None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations))) / "pginstall/bin"
     return None
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure increments beside fulls.")
-    parser.add_argument("--rounds", type=int, default=3, help="measured rounds, after one to warm up")
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the cluster")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure as JSON")
-    parser.add_argument("--directory", type=Path, default=Path("/var/tmp"), help="where the temporary folder is made")
-    parser.add_argument("--pg-bindir", type=Path, help="PostgreSQL's programs, instead of a wheel's")
-    parser.add_argument("--bb-ops", type=Path, default=Path(sys.executable).with_name("bb-ops"), help="which bb-ops")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

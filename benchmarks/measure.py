@@ -1,12 +1,14 @@
 """Runs one program and says what it cost: time, processor time on both sides, memory."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,7 @@ from typing import IO
 _SAMPLE_S = 0.05
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _TIMEOUT_S = 1800.0
+_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
 
 class Failed(Exception):
@@ -105,6 +108,62 @@ def measure(command: Command, server_pid: int | None) -> tuple[Cost, str]:
         return cost, _content(output)
 
 
+@contextmanager
+def running(command: Command, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a service while the block runs; end it with SIGTERM, and with its whole group where that does not help."""
+    with log.open("ab") as output:
+        child = _start(command, output, output)
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            _kill(child.pid)
+            child.wait()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of daemons that our descendants leave behind (prctl(2)), so that they can be measured."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise Failed("this kernel does not let us adopt orphans")
+
+
+def measure_all(names: Collection[str], work: Callable[[], None]) -> Cost:
+    """Do ``work`` and measure everything below us: programs, their daemons and the server.
+
+    Call ``adopt_orphans`` first.
+
+    Args:
+        names: The programs whose memory counts, as ``/proc/PID/comm`` has them.
+        work: Returns as soon as what is measured is done.
+
+    Returns:
+        The cost; its ``cpu_s`` is everyone's, ``server_cpu_s`` is 0.
+    """
+    before = _tree_cpu_s(os.getpid())
+    peak = _PeakMemory(os.getpid(), names)
+    started = time.monotonic()
+    try:
+        work()
+        wall_s = time.monotonic() - started
+    finally:
+        peak.stop()
+    cost = Cost(wall_s, _tree_cpu_s(os.getpid()) - before, 0.0, peak.peak_bytes)
+    _reap(names)
+    return cost
+
+
+def _reap(names: Collection[str]) -> None:
+    """Let adopted daemons go that have ended."""
+    for pid in _children(os.getpid()):
+        if _name(pid) in names and _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()[:1] == ["Z"]:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
 def _start(command: Command, output: IO[bytes], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
     account = command.account
     try:
@@ -144,9 +203,10 @@ class _PeakMemory:
     the size of the process that forked instead, where that was the larger one.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, names: Collection[str] | None = None) -> None:
         self.peak_bytes = 0
         self._pid = pid
+        self._names = names
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -159,14 +219,22 @@ class _PeakMemory:
     def _run(self) -> None:
         while not self._stopped.wait(_SAMPLE_S):
             for pid in _tree(self._pid):
-                self.peak_bytes = max(self.peak_bytes, _high_water_bytes(pid))
+                if self._names is None or _name(pid) in self._names:
+                    self.peak_bytes = max(self.peak_bytes, _high_water_bytes(pid))
 
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    for path in _paths(Path(f"/proc/{pid}/task")):
-        for child in _text(path / "children").split():
-            yield from _tree(int(child))
+    for child in _children(pid):
+        yield from _tree(child)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for path in _paths(Path(f"/proc/{pid}/task")) for child in _text(path / "children").split()]
+
+
+def _name(pid: int) -> str:
+    return _text(Path(f"/proc/{pid}/comm")).strip()
 
 
 def _paths(directory: Path) -> list[Path]:

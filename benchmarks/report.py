@@ -36,8 +36,8 @@ class Target:
 
 def targets(samples: Sequence[Sample]) -> list[Target]:
     """Compare with the targets: medians of the ratios within each round."""
-    throughput = statistics.median(_ratios(samples, "backup", RIVAL, OURS))
-    duration = statistics.median(_ratios(samples, "restore", OURS, RIVAL))
+    throughput = statistics.median(ratios(samples, "backup", RIVAL, OURS))
+    duration = statistics.median(ratios(samples, "restore", OURS, RIVAL))
     return [
         Target(
             f"backup, encrypted: at least {LEAST_THROUGHPUT_RATIO}x pgBackRest's throughput",
@@ -58,11 +58,10 @@ def tables(samples: Sequence[Sample], raw_bytes: int) -> str:
     for action in ("backup", "restore"):
         counted = [sample for sample in samples if sample.action == action and sample.round_number]
         lines += ["", f"{action}: median (lowest-highest) of {max(s.round_number for s in counted)} rounds", ""]
-        lines += _aligned([_HEADER, *(_row(samples, action, name, raw_bytes) for name in _names(counted))])
-    loads = [sample.load for sample in samples]
-    lines += ["", f"load average before the runs: {_spread(loads)} on {os.cpu_count()} CPUs"]
+        lines += aligned([_HEADER, *(_row(samples, action, name, raw_bytes) for name in names(counted))])
+    lines += ["", load_note(samples)]
     lines += ["", "targets", ""]
-    lines += _aligned(
+    lines += aligned(
         [(target.text, f"{target.measured:.2f}", "met" if target.met else "MISSED") for target in targets(samples)]
     )
     return "\n".join(lines)
@@ -76,7 +75,7 @@ def document(samples: Sequence[Sample], facts: dict[str, Any]) -> dict[str, Any]
         "summary": [
             _summary(samples, action, name, facts["raw_bytes"])
             for action in ("backup", "restore")
-            for name in _names(sample for sample in samples if sample.action == action)
+            for name in names(sample for sample in samples if sample.action == action)
         ],
         "targets": [vars(target) for target in targets(samples)],
         "samples": [
@@ -94,19 +93,24 @@ def document(samples: Sequence[Sample], facts: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def load_note(samples: Sequence[Sample]) -> str:
+    """Say how busy the machine was."""
+    return f"load average before the runs: {spread([sample.load for sample in samples])} on {os.cpu_count()} CPUs"
+
+
 _HEADER = ("", "seconds", "MB/s", "vs pgBackRest", "CPU s", "server CPU s", "peak MB", "stored MB", "checks s")
 
 
 def _row(samples: Sequence[Sample], action: str, name: str, raw_bytes: int) -> tuple[str, ...]:
-    chosen = _results(samples, action, name)
-    ratios = _ratios(samples, action, name, RIVAL)
+    chosen = results(samples, action, name)
+    found = ratios(samples, action, name, RIVAL)
     return (
         name,
-        _spread([result.cost.wall_s for result in chosen]),
+        spread([result.cost.wall_s for result in chosen]),
         f"{statistics.median(raw_bytes / result.cost.wall_s for result in chosen) / 1e6:.0f}",
-        f"{statistics.median(ratios):.2f}x time ({min(ratios):.2f}-{max(ratios):.2f})",
-        _spread([result.cost.cpu_s for result in chosen]),
-        _spread([result.cost.server_cpu_s for result in chosen]) if action == "backup" else "-",
+        f"{statistics.median(found):.2f}x time ({min(found):.2f}-{max(found):.2f})",
+        spread([result.cost.cpu_s for result in chosen]),
+        spread([result.cost.server_cpu_s for result in chosen]) if action == "backup" else "-",
         f"{max(result.cost.peak_rss_bytes for result in chosen) / 1e6:.0f}",
         "-" if chosen[0].stored_bytes is None else f"{_median(chosen, 'stored_bytes') / 1e6:.0f}",
         "-" if chosen[0].checks_s is None else f"{_median(chosen, 'checks_s'):.2f}",
@@ -114,14 +118,14 @@ def _row(samples: Sequence[Sample], action: str, name: str, raw_bytes: int) -> t
 
 
 def _summary(samples: Sequence[Sample], action: str, name: str, raw_bytes: int) -> dict[str, Any]:
-    chosen = _results(samples, action, name)
+    chosen = results(samples, action, name)
     walls = [result.cost.wall_s for result in chosen]
     return {
         "action": action,
         "contender": name,
         "wall_s": {"median": statistics.median(walls), "min": min(walls), "max": max(walls)},
         "bytes_per_s": raw_bytes / statistics.median(walls),
-        "time_ratio_to_pgbackrest": statistics.median(_ratios(samples, action, name, RIVAL)),
+        "time_ratio_to_pgbackrest": statistics.median(ratios(samples, action, name, RIVAL)),
         "cpu_s": statistics.median(result.cost.cpu_s for result in chosen),
         "server_cpu_s": statistics.median(result.cost.server_cpu_s for result in chosen),
         "peak_rss_bytes": max(result.cost.peak_rss_bytes for result in chosen),
@@ -130,7 +134,8 @@ def _summary(samples: Sequence[Sample], action: str, name: str, raw_bytes: int) 
     }
 
 
-def _results(samples: Sequence[Sample], action: str, name: str) -> list[Result]:
+def results(samples: Sequence[Sample], action: str, name: str) -> list[Result]:
+    """Return what counts of one contender's runs, in order."""
     return [
         sample.result
         for sample in samples
@@ -138,11 +143,11 @@ def _results(samples: Sequence[Sample], action: str, name: str) -> list[Result]:
     ]
 
 
-def _ratios(samples: Sequence[Sample], action: str, one: str, other: str) -> list[float]:
+def ratios(samples: Sequence[Sample], action: str, one: str, other: str) -> list[float]:
     """Divide one contender's time by the other's, round by round: what disturbs a round disturbs both."""
     return [
         mine.cost.wall_s / theirs.cost.wall_s
-        for mine, theirs in zip(_results(samples, action, one), _results(samples, action, other), strict=True)
+        for mine, theirs in zip(results(samples, action, one), results(samples, action, other), strict=True)
     ]
 
 
@@ -150,15 +155,18 @@ def _median(results: Sequence[Result], field: str) -> float:
     return float(statistics.median(getattr(result, field) for result in results))
 
 
-def _names(samples: Iterable[Sample]) -> list[str]:
+def names(samples: Iterable[Sample]) -> list[str]:
+    """Return the contenders, ours and its rival first."""
     return sorted({sample.contender for sample in samples}, key=lambda name: (name != OURS, name != RIVAL, name))
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Return a median with what it lies between."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return a table's lines."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

@@ -334,7 +334,7 @@ class _Session:
                 writer.partial(segment, self._observer.at(segment.end))
                 recorded, partial = segment.end, Stopwatch()
             if writer.full:
-                self._connection.wait(_POLL_S, reading=False)
+                writer.wait_for_room(_POLL_S)
                 continue
             ended, segment = self._receive(segment, start)
             if ended is not None:
@@ -345,7 +345,7 @@ class _Session:
         for _ in range(_MESSAGES_AT_ONCE):
             message = self._connection.receive()
             if message is None:
-                self._connection.wait(_POLL_S if not self._writer.idle else 0.2, reading=True)
+                self._connection.wait(_POLL_S if not self._writer.idle else 0.2)
                 break
             if isinstance(message, TimelineEnd):
                 return message, segment

@@ -4,16 +4,20 @@ The command's shell client waits for the answer: a file is acknowledged only onc
 """
 
 import logging
+import os
+from collections import deque
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bb_ops.backup.wal_options import WalOptions
 from bb_ops.backup.wal_segment import Archive, Segment
 from bb_ops.backup.wal_writer import WalWriter
-from bb_ops.clock import Clock
+from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import BbOpsError, IntegrityError, ServerUnusable, StoreFailed
-from bb_ops.files import make_directory, write_atomic
+from bb_ops.files import make_directory, partial_path, write_atomic
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.wal_file import HEADER_BYTES, WalFileHeader, read_header
 from bb_ops.repository.repository import Repository
@@ -22,6 +26,7 @@ _LOGGER = logging.getLogger(__name__)
 FOLDERS = ("push", "done", "failed", "want", "ready", "absent")
 _CHUNK_BYTES = 1 << 20
 _STORE_TIMEOUT_S = 50.0
+_PAUSE_S = 0.02
 _NAME_DIGITS = 24
 
 
@@ -34,6 +39,26 @@ def prepare_spool(spool: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class _OnWay:
+    """A file that is being stored: which state of it, and since when; ``end`` of a segment."""
+
+    path: Path
+    modified_ns: int
+    since: Stopwatch
+    future: "Future[None]"
+    end: "_End | None" = None
+
+
+@dataclass(frozen=True)
+class _End:
+    """How far a stored segment reaches, and an instant whose every commit lies before that."""
+
+    timeline: int
+    lsn: Lsn
+    at: datetime
+
+
 class Pusher:
     """Stores what arrives in the spool. The caller holds the lock of WAL."""
 
@@ -44,38 +69,100 @@ class Pusher:
         self._options = options
         self._clock = clock
         self._writer: WalWriter | None = None
+        self._on_way: deque[_OnWay] = deque()
+        self._end: _End | None = None
+        self._refused: set[str] = set()
 
     def step(self) -> int:
-        """Store what waits; return how many files were dealt with."""
-        waiting = sorted(path for path in (self._spool / "push").iterdir() if not path.name.startswith("."))
-        for path in waiting:
-            try:
-                self._store(path)
-            except BbOpsError as error:
-                _LOGGER.error("a WAL file is refused", extra={"file": path.name, "reason": str(error)})  # noqa: TRY400
-                write_atomic(self._spool / "failed" / path.name, f"bb-ops: {error}\n".encode(), 0o644)
-            else:
-                write_atomic(self._spool / "done" / path.name, b"", 0o644)
-            with suppress(FileNotFoundError):
-                path.unlink()
-        return len(waiting)
+        """Answer what is stored and begin with what waits, in order; return how many files are on their way."""
+        self._settle()
+        while self._on_way and self._on_way[0].future.done():
+            self._answer(self._on_way.popleft())
+        if self._on_way and self._on_way[0].since.elapsed_s > _STORE_TIMEOUT_S:
+            self._give_up()
+        begun = {entry.path.name for entry in self._on_way}
+        for path in sorted((self._spool / "push").iterdir()):
+            if self._writer is not None and self._writer.full:
+                break
+            if not path.name.startswith(".") and path.name not in begun:
+                self._begin(path)
+        if self._on_way:
+            wait([self._on_way[0].future], _PAUSE_S)
+        else:
+            self._record_position()
+        return len(self._on_way)
 
     def close(self) -> None:
         """End the threads."""
         if self._writer is not None:
             self._writer.close()
 
-    def _store(self, path: Path) -> None:
+    def _settle(self) -> None:
+        """Let the writer forget what has ended; each file is answered for by itself."""
+        with suppress(BbOpsError, CancelledError):
+            if self._writer is not None:
+                self._writer.settle()
+
+    def _begin(self, path: Path) -> None:
+        with suppress(FileNotFoundError):  # its client has gone, and took it back
+            modified_ns = path.stat().st_mtime_ns
+            try:
+                self._on_way.append(self._store(path, modified_ns))
+            except BbOpsError as error:
+                failed: Future[None] = Future()
+                failed.set_exception(error)
+                self._on_way.append(_OnWay(path, modified_ns, Stopwatch(), failed))
+
+    def _answer(self, entry: _OnWay) -> None:
+        """Say what became of a file; its answer bears the instant of its last change, so that it is for no other."""
+        try:
+            entry.future.result()
+        except (BbOpsError, CancelledError) as error:
+            reason = str(error) or "it could not be stored in time"
+            _LOGGER.error("a WAL file is refused", extra={"file": entry.path.name, "reason": reason})  # noqa: TRY400
+            self._refused.add(entry.path.name)
+            write_atomic(self._spool / "failed" / entry.path.name, f"bb-ops: {reason}\n".encode(), 0o644)
+        else:
+            self._refused.discard(entry.path.name)
+            self._end = entry.end or self._end
+            answer = self._spool / "done" / entry.path.name
+            temporary = partial_path(answer)
+            temporary.touch(0o644)
+            os.utime(temporary, ns=(entry.modified_ns, entry.modified_ns))
+            temporary.replace(answer)  # not flushed: after a crash the server asks again
+        with suppress(FileNotFoundError):
+            if entry.path.stat().st_mtime_ns == entry.modified_ns:
+                entry.path.unlink()
+
+    def _give_up(self) -> None:
+        """Let the server ask again: the store is away. Whatever is on its way fails, or is stored after all."""
+        if self._writer is not None:
+            _LOGGER.error("WAL could not be stored in time", extra={"reason": self._writer.outage.reason})
+            self._writer.close()
+            self._writer = self._end = None
+        while self._on_way:
+            self._answer(self._on_way.popleft())
+
+    def _record_position(self) -> None:
+        """Record how far all is durable, once nothing is on its way; what was refused would be missing before it."""
+        end, self._end = self._end, None
+        if end is not None and self._writer is not None and not self._refused:
+            self._writer.partial(Segment(self._writer.archive, end.timeline, end.lsn), end.at)
+
+    def _store(self, path: Path, modified_ns: int) -> _OnWay:
+        if len(path.name) == _NAME_DIGITS:
+            return self._store_segment(path, modified_ns)
         if path.name.endswith(".history"):
             if self._writer is None:
                 raise StoreFailed(f"{path.name}: push a segment first, which says whose it is")
             self._writer.history(int(path.name[:8], 16), path.read_bytes())
-        elif len(path.name) == _NAME_DIGITS:
-            self._store_segment(path)
         else:
             _LOGGER.info("not kept: no restore needs it", extra={"file": path.name})
+        done: Future[None] = Future()
+        done.set_result(None)
+        return _OnWay(path, modified_ns, Stopwatch(), done)
 
-    def _store_segment(self, path: Path) -> None:
+    def _store_segment(self, path: Path, modified_ns: int) -> _OnWay:
         with path.open("rb") as handle:
             header = read_header(path.name, handle.read(HEADER_BYTES))
             writer = self._writer_for(path.name, header)
@@ -85,13 +172,9 @@ class Pusher:
                 segment.take(memoryview(piece), 0, None)
         if not segment.whole:
             raise IntegrityError(f"{path.name} has {segment.offset} bytes instead of {header.segment_bytes}")
-        at = datetime.fromtimestamp(path.stat().st_mtime, UTC) if path.exists() else None
-        writer.segment(segment, at)
-        writer.partial(Segment(writer.archive, segment.timeline, Lsn(segment.end)), at)
-        if not writer.wait_until_settled(_STORE_TIMEOUT_S):
-            self._writer = None
-            writer.close()
-            raise StoreFailed(f"{path.name} could not be stored in time: {writer.outage.reason or 'no answer'}")
+        # The server writes in order: what was committed before its last write to a segment lies before the end of that.
+        end = _End(segment.timeline, segment.end, datetime.fromtimestamp(modified_ns / 1e9, UTC))
+        return _OnWay(path, modified_ns, Stopwatch(), writer.segment(segment, end.at), end)
 
     def _writer_for(self, name: str, header: WalFileHeader) -> WalWriter:
         if self._writer is not None and self._writer.archive.system_id == header.system_id:

@@ -9,7 +9,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +31,7 @@ from bb_ops.postgres.timelines import Ancestor, parse_history
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.wal import Piece, Position, Receipt
 from bb_ops.repository.wal_listing import TimelineWal
-from bb_ops.storage.sealed import SealedObject, SealedWriter, seal_bytes
+from bb_ops.storage.sealed import SealedObject, SealedWriter, seal_bytes, share_interpreter
 
 _LOGGER = logging.getLogger(__name__)
 _IN_FLIGHT = 3
@@ -84,12 +84,13 @@ class WalWriter:
 
     def __post_init__(self) -> None:
         """Start the threads."""
+        share_interpreter()
         self._pool = ThreadPoolExecutor(_IN_FLIGHT + 1, thread_name_prefix="wal")
 
     @property
     def full(self) -> bool:
         """Whether as much is on its way as may be: the server must wait."""
-        return len(self._jobs) >= _IN_FLIGHT
+        return len(self._running()) >= _IN_FLIGHT
 
     @property
     def busy(self) -> bool:
@@ -119,6 +120,10 @@ class WalWriter:
             job.future.result()
             self.durable = max(self.durable, job.end)
 
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Wait until something on its way has arrived or failed, but not for long."""
+        wait(self._running(), timeout_s, FIRST_COMPLETED)
+
     def wait_until_settled(self, timeout_s: float) -> bool:
         """Wait until nothing is on its way; return whether that came to be."""
         wait([job.future for job in self._jobs], timeout_s)
@@ -130,10 +135,10 @@ class WalWriter:
         self._given_up.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def segment(self, segment: Segment, at: datetime | None) -> None:
-        """Store a whole segment."""
+    def segment(self, segment: Segment, at: datetime | None) -> "Future[None]":
+        """Store a whole segment; it is durable and recorded when the future is done without an error."""
         raw_sha256 = segment.hash.hexdigest()
-        self._submit(segment.end, lambda: self._store_segment(segment, raw_sha256, at))
+        return self._submit(segment.end, lambda: self._store_segment(segment, raw_sha256, at))
 
     def partial(self, segment: Segment, at: datetime | None) -> None:
         """Store what is new of an unfinished segment, and record how far all is durable."""
@@ -153,6 +158,9 @@ class WalWriter:
         future = self._pool.submit(self._persist, action)
         self._jobs.append(_Job(end, future))
         return future
+
+    def _running(self) -> "list[Future[None]]":
+        return [job.future for job in self._jobs if not job.future.done()]
 
     def _persist(self, action: Callable[[], _T]) -> _T:
         """Try until it works, or until there is no hope."""

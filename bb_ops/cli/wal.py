@@ -58,20 +58,20 @@ def serve(*, spool: Path, region: str | None, fetch_only: bool) -> int:
     prepare_spool(spool)
     repository = ops.region(region)
     with ExitStack() as held:
-        steps = []
+        pusher = fetcher = None
         if not fetch_only:
             repository.initialise()
             held.enter_context(repository.lock(LOCK_NAME, "wal serve"))
             pusher = Pusher(spool, repository, ops.wal_options, ops.clock)
             held.callback(pusher.close)
-            steps.append(pusher.step)
         if ops.settings.identity_file is not None and repository.system_ids():
             fetcher = Fetcher(spool, repository, _system(repository, None))
             held.callback(fetcher.close)
-            steps.append(fetcher.step)
-        while not stop.wait(_POLL_S):
-            for step in steps:
-                step()
+        while not stop.is_set():
+            on_way = pusher.step() if pusher is not None else 0  # waits a moment for what is on its way
+            if fetcher is not None:
+                fetcher.step()
+            stop.wait(0 if on_way else _POLL_S)
     return 0
 
 

@@ -136,11 +136,8 @@ class WalConnection(ReplicationConnection):
         _, start, _, _ = _HEADER.unpack_from(message)
         return WalData(Lsn(start), message[_HEADER.size :])
 
-    def wait(self, timeout_s: float, *, reading: bool) -> None:
-        """Wait for input, or just wait where we hold the server back."""
-        if not reading:
-            select.select([], [], [], timeout_s)
-            return
+    def wait(self, timeout_s: float) -> None:
+        """Wait for input."""
         ready, _, _ = select.select([self._connection.socket], [], [], timeout_s)
         if ready:
             self._consume()
@@ -163,7 +160,7 @@ class WalConnection(ReplicationConnection):
                 if length < 0:
                     return
                 if length == 0:
-                    self.wait(0.1, reading=True)
+                    self.wait(0.1)
         except (psycopg.Error, BackupFailed, OSError, ValueError):
             return
 

@@ -88,6 +88,46 @@ def test_without_a_server_of_the_spool_nothing_is_acknowledged(room: Path, spool
     assert _run(room / "bb-ops-wal-fetch", str(spool), "0" * 24, str(room / "got"), timeout_s=1) == 126
 
 
+def test_segments_that_wait_are_handed_over_ahead_of_their_call(room: Path, spool: Path) -> None:
+    names = [f"0000000100000000000000{number:02X}" for number in (0xFD, 0xFE, 0xFF)]
+    first = _waiting(room, *names)
+    _waiting(room, "000000010000000000000009")
+    (room / "pg_wal/archive_status/0000000100000000000000FF.ready").unlink()
+    assert _run(room / "bb-ops-wal-push", str(spool), str(first), first.name, timeout_s=1) == 1
+    assert sorted(path.name for path in (spool / "push").iterdir()) == names[:2]
+
+
+@pytest.mark.parametrize(("newer_by_ns", "code"), [(0, 0), (1, 1), (-1, 1)])
+def test_only_an_answer_about_this_very_state_of_a_file_is_believed(
+    room: Path, spool: Path, newer_by_ns: int, code: int
+) -> None:
+    path = _waiting(room, "000000010000000000000009")
+    changed_ns = path.stat().st_mtime_ns + newer_by_ns
+    (spool / "done" / path.name).touch()
+    os.utime(spool / "done" / path.name, ns=(changed_ns, changed_ns))
+    assert _run(room / "bb-ops-wal-push", str(spool), str(path), path.name, timeout_s=1) == code
+    assert (spool / "push" / path.name).exists() == bool(code)
+
+
+def test_killed_service_of_the_spool_has_acknowledged_only_what_is_recorded(
+    server: Cluster, room: Path, spool: Path
+) -> None:
+    command = bb_ops(room, server.build, server.url)
+    for _ in range(12):
+        server.execute("SELECT pg_logical_emit_message(false, '', repeat('x', 500000));;SELECT pg_switch_wal()")
+    status = server.data / "pg_wal/archive_status"
+    with command.start("wal", "serve", spool) as running:
+        wait_until(lambda: len(list(status.glob("*.done"))) > 3, "nothing was archived")
+        os.kill(running.pid, signal.SIGKILL)
+        acknowledged = {path.stem for path in status.glob("*.done")}
+    stored = [path.name for path in (room / "repository").rglob("*") if path.is_file()]
+    for name in acknowledged:
+        assert any(found.startswith(f"{name}.zst") for found in stored)
+        assert f"{name}.json" in stored
+    with serving(command, spool):
+        wait_until(lambda: not list(status.glob("*.ready")), "the rest was not archived")
+
+
 def test_files_of_another_system_renamed_or_cut_short_are_refused(
     server: Cluster, wheel_18: Build, room: Path, spool: Path
 ) -> None:
@@ -103,6 +143,15 @@ def test_files_of_another_system_renamed_or_cut_short_are_refused(
         (room / "short").write_bytes(mine.read_bytes()[:5000])
         assert _run(room / "bb-ops-wal-push", str(spool), str(room / "short"), mine.name) == 1
     assert not list((room / "repository").rglob("*0000FF.*"))
+
+
+def _waiting(room: Path, *names: str) -> Path:
+    """Make files that look as if a server waited for their archiving; return the first."""
+    (room / "pg_wal/archive_status").mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (room / "pg_wal" / name).write_bytes(b"x")
+        (room / "pg_wal/archive_status" / f"{name}.ready").touch()
+    return room / "pg_wal" / names[0]
 
 
 def _fetch(room: Path, spool: Path, name: str) -> int:
