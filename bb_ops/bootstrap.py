@@ -80,6 +80,7 @@ class Operations:
             compression_threads=self.settings.compression_threads,
             part_size_bytes=self.settings.part_size_bytes,
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            max_rate_mib=self.settings.max_rate_mib,
             new_lineage=new_lineage,
             slot=slot,
         )
@@ -93,6 +94,7 @@ class Operations:
             compression_threads=self.settings.compression_threads,
             part_size_bytes=self.settings.part_size_bytes,
             fingerprint_budget_s=self.settings.fingerprint_budget_s,
+            max_rate_mib=self.settings.max_rate_mib,
             most_increments=self.settings.incremental_depth,
         )
 

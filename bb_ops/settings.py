@@ -61,6 +61,7 @@ class Settings:
         signing_public_key_file: Ed25519 public key; needed where backups are read.
         compression_level: zstd level.
         compression_threads: zstd worker threads.
+        max_rate_mib: How much of the database the server may send each second for a backup, in MiB; None: all it can.
         part_size_bytes: An archive is cut at the first member boundary after this many raw bytes.
         fingerprint_budget_s: Time that counting and hashing the source's rows may take; 0 turns it off.
         incremental_depth: How many increments a chain may have before a full is taken again.
@@ -83,6 +84,7 @@ class Settings:
     signing_public_key_file: Path | None
     compression_level: int
     compression_threads: int
+    max_rate_mib: int | None
     part_size_bytes: int
     fingerprint_budget_s: float
     incremental_depth: int
@@ -123,6 +125,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         signing_public_key_file=reader.parsed("BB_OPS_SIGNING_PUBLIC_KEY_FILE", _file),
         compression_level=reader.parsed("BB_OPS_COMPRESSION_LEVEL", _whole_number(1, 19)) or 3,
         compression_threads=reader.parsed("BB_OPS_COMPRESSION_THREADS", _whole_number(1, 64)) or 2,
+        max_rate_mib=reader.parsed("BB_OPS_MAX_RATE_MIB", _whole_number(1, 1024)),
         part_size_bytes=(reader.parsed("BB_OPS_PART_SIZE_MIB", _whole_number(1, 65536)) or 256) << 20,
         fingerprint_budget_s=_budget(reader),
         incremental_depth=reader.parsed("BB_OPS_INCREMENTAL_DEPTH", _whole_number(1, 200)) or 24,

@@ -66,9 +66,17 @@ class BbOps(Contender):
     """Our own command line, as a process of its own and as the current user."""
 
     def __init__(  # noqa: PLR0913 - one property of a row each
-        self, name: str, program: Path, cluster: Cluster, folder: Path, *, encrypted: bool, fingerprints: bool
+        self,
+        name: str,
+        program: Path,
+        cluster: Cluster,
+        folder: Path,
+        *,
+        encrypted: bool,
+        fingerprints: bool,
+        **settings: str,
     ) -> None:
-        """Name the program and make its keys."""
+        """Name the program, make its keys, and add more settings."""
         super().__init__(cluster, folder)
         self.name = name
         self.restores = not fingerprints
@@ -87,6 +95,7 @@ class BbOps(Contender):
             "BB_OPS_SERVER_USER": cluster.account.name,
             "BB_OPS_ENCRYPTION": "age" if encrypted else "none",
             **({} if fingerprints else {"BB_OPS_FINGERPRINT_BUDGET_S": "0"}),
+            **settings,
         }
         run(self.command("keys", "init", folder / "keys"))
         for line in (folder / "keys/bb-ops.env").read_text().splitlines():

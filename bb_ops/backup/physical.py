@@ -34,12 +34,14 @@ class PhysicalBackupOptions:
         compression_threads: zstd worker threads.
         part_size_bytes: Archives are cut at the first member boundary after this many raw bytes.
         fingerprint_budget_s: Seconds that counting and hashing rows may take; 0 takes no fingerprints.
+        max_rate_mib: MiB of the database that the server sends each second at most; None does not hold it back.
     """
 
     compression_level: int
     compression_threads: int
     part_size_bytes: int
     fingerprint_budget_s: float
+    max_rate_mib: int | None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def take_backup(  # noqa: PLR0913 - one fact each
         prefix = layout.backup_prefix(repository.cluster, facts.identity.system_id, backup_id)
         parts = PartWriter(repository.store, prefix, seal, options.part_size_bytes)
         try:
-            taken = NativeEngine(dsn, facts.server, clock).take(
+            taken = NativeEngine(dsn, facts.server, clock, options.max_rate_mib).take(
                 parts,
                 seal.suffix,
                 f"bb_ops {backup_id}",

@@ -44,9 +44,10 @@ class NativeEngine:
 
     name = NAME
 
-    def __init__(self, dsn: Dsn, facts: ServerFacts, clock: Clock) -> None:
-        """Name the server; nothing is contacted yet."""
+    def __init__(self, dsn: Dsn, facts: ServerFacts, clock: Clock, max_rate_mib: int | None = None) -> None:
+        """Name the server, and how many MiB a second it may send (None: all it can); nothing is contacted yet."""
         self._dsn = dsn
+        self._options = "" if max_rate_mib is None else f", MAX_RATE {max_rate_mib << 10}"
         self._facts = facts
         self._clock = clock
 
@@ -85,7 +86,7 @@ class NativeEngine:
             wal.create_temporary_slot(slot)
             identity = data.identify()
             if parent_manifest is None:
-                result = data.base_backup(_command(label), receiver)
+                result = data.base_backup(_command(label, self._options), receiver)
             else:
                 result = self._increment(data, receiver, label, parent_manifest)
             receiver.finish()
@@ -111,14 +112,13 @@ class NativeEngine:
             ),
         )
 
-    @staticmethod
     def _increment(
-        data: ReplicationConnection, receiver: "_Receiver", label: str, parent_manifest: bytes
+        self, data: ReplicationConnection, receiver: "_Receiver", label: str, parent_manifest: bytes
     ) -> BaseBackupResult:
         """Take an increment, and tell a server that refuses it from one that broke off."""
         try:
             data.upload_manifest(parent_manifest)
-            return data.base_backup(_command(label, ", INCREMENTAL"), receiver)
+            return data.base_backup(_command(label, f", INCREMENTAL{self._options}"), receiver)
         except BackupFailed as error:
             if receiver.has_begun or not data.is_alive:
                 raise
@@ -218,7 +218,7 @@ def cluster_bytes(spaces: Sequence[Tablespace]) -> int | None:
     return sum(space.size_bytes or 0 for space in spaces) or None
 
 
-def _command(label: str, options: str = "") -> str:
+def _command(label: str, options: str) -> str:
     quoted = label.replace("'", "''")
     return (
         f"BASE_BACKUP (LABEL '{quoted}', PROGRESS, CHECKPOINT 'fast', WAL true, WAIT false, TABLESPACE_MAP true, "

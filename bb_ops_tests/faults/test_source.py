@@ -208,3 +208,10 @@ def _mounted(disk: Path) -> bool:
         ["/bin/mount", "-t", "tmpfs", "-o", "size=64m", "bb_ops-test", disk], check=False, capture_output=True
     )
     return answer.returncode == 0
+
+
+def test_a_backup_that_is_held_back_takes_its_time(command: BbOps) -> None:
+    taken = command.having(BB_OPS_MAX_RATE_MIB="8").ok("backup", "full", "--json").document
+    sent_mib = taken["size_bytes"] / (1 << 20)
+    assert sent_mib > 16, "too small to show anything"
+    assert taken["duration_s"] > 0.8 * sent_mib / 8

@@ -17,7 +17,7 @@ from bb_ops_tests.support.s3 import S3Server
 from bb_ops_tests.unit.builders import key_files
 
 OPTIONS = FullBackupOptions(
-    compression_level=1, compression_threads=1, part_size_bytes=8 << 20, fingerprint_budget_s=5.0
+    compression_level=1, compression_threads=1, part_size_bytes=8 << 20, fingerprint_budget_s=5.0, max_rate_mib=None
 )
 
 
