@@ -74,8 +74,9 @@ def test_an_archive_that_lives_through_everything_has_every_commit_in_one_window
             _more(client, 100)
             with command.start("wal", "stream") as running:
                 _more(client, 300)
+                wait_until(lambda: status(command)["slot_active"], "the streamer did not begin")
                 command.ok("backup", "incremental", "--wal-only")
-                _cut_store(proxy, command, client)
+                _cut_store(proxy, command, client, running)
                 server.stop()
                 server.start()
                 _more(client, 300)
@@ -101,7 +102,7 @@ def test_an_archive_that_lives_through_everything_has_every_commit_in_one_window
         standby.stop()
 
 
-def _cut_store(proxy: FaultyProxy, command: BbOps, client: Client) -> None:
+def _cut_store(proxy: FaultyProxy, command: BbOps, client: Client, running: Running) -> None:
     """Cut the store amid commits, which go on, and give it back."""
     before, began = len(client.acked), time.monotonic()
     proxy.break_now()
@@ -109,6 +110,7 @@ def _cut_store(proxy: FaultyProxy, command: BbOps, client: Client) -> None:
     assert (shown["lag_s"], shown["lag_bytes"]) == (None, None), "a store that does not answer has no known lag"
     time.sleep(max(0.0, CUT_S - (time.monotonic() - began)))
     proxy.come_back()
+    assert running.alive, running.finish().stderr
     assert len(client.acked) > before + 100, "the server did not work on while the store was away"
     wait_until(lambda: (status(command)["lag_s"] or 99) < 5, "the archive did not catch up", 60 + 2 * CUT_S)
 
