@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from bb_ops_tests.support.commands import BbOps, bb_ops
-from bb_ops_tests.support.postgres import Build, Cluster, running_cluster, wait_until
-from bb_ops_tests.support.rooms import hand_over
+from bb_ops_tests.support.postgres import Build, Cluster, wait_until
 from bb_ops_tests.support.wal import (
     Client,
     committing,
@@ -85,35 +84,6 @@ def test_sudden_death_of_the_server_and_its_disk_costs_no_more_than_the_shown_la
     answer_took_s = 2.0
     assert [row for row in missing if row[1] < promised - answer_took_s] == []
     assert len(missing) < len(client.acked)
-
-
-def test_a_foreign_system_is_refused_in_one_line(command: BbOps, wheel_18: Build, room: Path) -> None:
-    with running_cluster(wheel_18, room / "other") as other:
-        answer = command.having(DATABASE_URL=other.url).run("wal", "stream").expect(2)
-        assert "system identifier" in answer.complaint
-        assert other.value("SELECT count(*) FROM pg_replication_slots") == 0
-
-
-def test_a_clone_with_other_content_under_the_same_names_is_refused_and_overwrites_nothing(
-    server: Cluster, command: BbOps, room: Path
-) -> None:
-    server.stop()
-    shutil.copytree(server.data, room / "copied")
-    server.start()
-    with command.start("wal", "stream") as running:
-        server.execute("CREATE TABLE a AS SELECT g, repeat('a', 900) FROM generate_series(1, 4000) g")
-        wait_until_archived(command)
-        running.kill()
-    before = {path: path.read_bytes() for path in (room / "repository").rglob("*.age")}
-    server.stop()
-    shutil.rmtree(server.data)
-    shutil.move(room / "copied", server.data)
-    hand_over(server.data)
-    server.start()
-    server.execute("CREATE TABLE b AS SELECT g, repeat('b', 900) FROM generate_series(1, 9000) g")
-    answer = command.run("wal", "stream", timeout_s=60).expect(5)
-    assert "nothing was overwritten" in answer.complaint
-    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_wal_that_the_server_lost_is_a_recorded_gap(server: Cluster, command: BbOps, room: Path) -> None:

@@ -17,7 +17,6 @@ from bb_ops_tests.support.wal import (
     committing,
     missing_rows,
     restored,
-    standby_of,
     status,
     wait_until_archived,
 )
@@ -89,22 +88,6 @@ def test_a_server_can_stop_while_the_store_is_away(server: Cluster, command: BbO
         wait_until_archived(command)
         os.kill(running.pid, signal.SIGTERM)
         running.finish().expect(0)
-
-
-def test_a_server_that_lost_its_timeline_history_is_refused_in_one_line(
-    server: Cluster, command: BbOps, room: Path
-) -> None:
-    standby = standby_of(server, room / "standby")
-    try:
-        standby.execute("SELECT pg_promote()")
-        wait_until((standby.data / "pg_wal" / "00000002.history").exists, "it was not promoted")
-        (standby.data / "pg_wal" / "00000002.history").unlink()
-        answer = command.having(DATABASE_URL=standby.url).run("wal", "stream").expect(2)
-        assert "history" in answer.complaint
-        assert not list((room / "repository").rglob("00000002*"))
-        assert standby.value("SELECT count(*) FROM pg_replication_slots") == 0
-    finally:
-        standby.stop()
 
 
 def test_status_shows_unknown_where_nothing_answers(command: BbOps, room: Path) -> None:
