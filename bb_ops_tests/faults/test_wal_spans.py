@@ -198,8 +198,15 @@ def test_the_other_region_restores_what_was_copied(
         command.ok("backup", "incremental", "--wal-only")
         write_some(server)
     command.ok("backup", "incremental", "--wal-only")
+    (room / "replica").mkdir()
+    planned = command.ok("sync", "incremental", "--dry-run", "--json").document
     done = command.ok("sync", "incremental", "--json").document
     assert done["wal"][0]["copied"] > 4
+    assert (planned["wal_files"], planned["wal_raw_bytes"]) == (
+        done["wal"][0]["copied"],
+        done["wal"][0]["copied"] << 20,
+    )
+    assert command.ok("sync", "incremental", "--dry-run", "--json").document["wal_files"] == 0
     again = command.ok("sync", "full", "--json").document
     assert again["wal"][0]["copied"] == 0
     assert again["wal"][0]["verified"] == done["wal"][0]["copied"]
