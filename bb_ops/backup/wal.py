@@ -12,6 +12,7 @@ from bb_ops.backup.wal_admission import Refused, WalForm, read_form, refuse_fore
 from bb_ops.backup.wal_observer import Observer, Progress
 from bb_ops.backup.wal_options import WalOptions, slot_name
 from bb_ops.backup.wal_segment import Archive, Segment
+from bb_ops.backup.wal_start import NothingToCompare, Start
 from bb_ops.backup.wal_writer import WalWriter
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
@@ -19,11 +20,20 @@ from bb_ops.errors import AlreadyExists, BackupFailed, RepositoryMissing, Server
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.replication import SystemIdentity
 from bb_ops.postgres.timelines import History, parse_history
-from bb_ops.postgres.wal_stream import KeepAlive, SlotState, TimelineEnd, WalAhead, WalConnection, WalData, WalRemoved
+from bb_ops.postgres.wal_stream import (
+    KeepAlive,
+    SlotBusy,
+    SlotState,
+    TimelineEnd,
+    WalAhead,
+    WalConnection,
+    WalData,
+    WalRemoved,
+)
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Gap, Position
+from bb_ops.repository.wal import Gap
 
 _LOGGER = logging.getLogger(__name__)
 LOCK_NAME = "wal"
@@ -37,21 +47,6 @@ _LONGEST_PAUSE_S = 15.0
 _FINISH_S = 20.0
 _LET_GO_S = 10.0
 """A server that wants to stop is not kept waiting longer than this by a store that is away; its slot keeps the WAL."""
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where a session begins.
-
-    Attributes:
-        position: What was archived on this timeline before; None where nothing was.
-        durable: Up to where nothing needs to be stored again.
-    """
-
-    timeline: int
-    start: Lsn
-    position: Position | None
-    durable: Lsn
 
 
 class WalStreamer:
@@ -77,10 +72,10 @@ class WalStreamer:
         Raises:
             Locked: another streamer of this cluster runs.
             ServerUnusable: the server cannot be streamed from at all, or it is another system.
+            SlotBusy: one streams without the lock, and ``until`` is given; else it is waited for.
             IntegrityError: the server's WAL differs from what is archived under the same name.
         """
-        keys = self._repository.recipients, self._repository.signing_key  # unusable keys are found before any work
-        del keys
+        _ = self._repository.recipients, self._repository.signing_key  # unusable keys are found before any work
         self._repository.initialise()
         with self._repository.lock(LOCK_NAME, "wal stream"):
             observer = Observer(self._dsn, self._slot, self._options.retained_limit_bytes, self._clock)
@@ -92,20 +87,21 @@ class WalStreamer:
 
     def _run(self, observer: Observer, stop: Event, until: Lsn | None) -> None:
         pause_s, gone, removed, looks_back = _FIRST_PAUSE_S, Stopwatch(), False, True
+        hopeless = AlreadyExists | Refused if until is None else AlreadyExists | Refused | SlotBusy
         while not stop.is_set():
             try:
                 with WalConnection(self._dsn) as connection:
                     session = _Session(self._prepare(connection), connection, self._slot, self._options, observer)
                     if session.run(stop, until, removed=removed, looks_back=looks_back):
                         return
-            except _NothingToCompare:
+            except NothingToCompare:
                 looks_back = False
                 continue
             except WalRemoved as error:
                 removed = True
                 self._log_loss(error, gone, pause_s)
             except (BackupFailed, StoreFailed, ServerUnusable) as error:
-                if isinstance(error, AlreadyExists | Refused) or self._system_id is None:
+                if isinstance(error, hopeless) or self._system_id is None:
                     raise
                 removed, looks_back = False, True
                 self._log_loss(error, gone, pause_s)
@@ -134,10 +130,6 @@ class WalStreamer:
         )
         self._system_id = identity.system_id
         return _Source(self._dsn, identity, archive)
-
-
-class _NothingToCompare(BackupFailed):
-    """The server no longer has the archived segment before the one that comes next; that one it may well have."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +177,12 @@ class _Session:
                 start = self._next_timeline(start.timeline, ended)
         except WalRemoved as error:
             if self._looked_back:
-                raise _NothingToCompare(str(error)) from error
+                raise NothingToCompare(str(error)) from error
             raise
         finally:
             self._writer.close()
 
-    def _find_start(self, *, looks_back: bool) -> _Start:
+    def _find_start(self, *, looks_back: bool) -> Start:
         stored = read_form(self._archive.repository, self._archive.system_id)
         refuse_other_form(stored, WalForm(self._archive.server_major, self._size), f"PostgreSQL at {self._source.dsn}")
         history = self._history(self._source.identity.timeline)
@@ -210,44 +202,44 @@ class _Session:
         if until is not None and known.lsn >= until:
             following = history.after(timeline)
             position = wal_reader.timeline_position(self._archive.repository, self._archive.system_id, following)
-            return _Start(following, until.segment_start(self._size), position, until)
+            return Start(following, until.segment_start(self._size), position, until)
         start = known.lsn.segment_start(self._size)
         if slot.restart_lsn is not None and slot.restart_timeline in {None, timeline}:
             start = min(start, slot.restart_lsn.segment_start(self._size))
         if start == known.lsn and looks_back and start - self._size >= history.begin_of(timeline):
             self._looked_back, start = True, Lsn(start - self._size)
-        return _Start(timeline, start, known, known.lsn)
+        return Start(timeline, start, known, known.lsn)
 
-    def _first_start(self, slot: SlotState, history: History) -> _Start:
+    def _first_start(self, slot: SlotState, history: History) -> Start:
         """Begin at the newest full backup where the server still has its WAL, else where the slot begins."""
         restart = slot.restart_lsn or self._source.identity.position
         start, timeline = restart.segment_start(self._size), slot.restart_timeline or history.timeline
         try:
             catalog = read_catalog(self._archive.repository, self._archive.system_id)
         except RepositoryMissing:
-            return _Start(timeline, start, None, Lsn(0))
+            return Start(timeline, start, None, Lsn(0))
         commits = [entry.physical for entry in catalog.physical if entry.physical.timeline == timeline]
         wanted = max((commit.wal_end_lsn.segment_start(self._size) for commit in commits), default=None)
         if wanted is not None and wanted < start:
-            return _Start(timeline, wanted, None, Lsn(0))
-        return _Start(timeline, start, None, Lsn(0))
+            return Start(timeline, wanted, None, Lsn(0))
+        return Start(timeline, start, None, Lsn(0))
 
-    def _branch(self, history: History) -> _Start:
+    def _branch(self, history: History) -> Start:
         """Begin on a timeline that does not descend from the newest archived one, where it leaves its parent."""
         _LOGGER.warning(
             "the server is on a timeline that does not descend from the archived one",
             extra={"timeline": history.timeline, "begins": str(history.begins)},
         )
-        return _Start(history.timeline, history.begins.segment_start(self._size), None, history.begins)
+        return Start(history.timeline, history.begins.segment_start(self._size), None, history.begins)
 
-    def _next_timeline(self, timeline: int, ended: TimelineEnd) -> _Start:
+    def _next_timeline(self, timeline: int, ended: TimelineEnd) -> Start:
         history = self._history(max(ended.next_timeline, self._source.identity.timeline))
         del history
         _LOGGER.warning(
             "the server's history goes on in another timeline",
             extra={"from_timeline": timeline, "timeline": ended.next_timeline, "at": str(ended.begins)},
         )
-        return _Start(ended.next_timeline, ended.begins.segment_start(self._size), None, ended.begins)
+        return Start(ended.next_timeline, ended.begins.segment_start(self._size), None, ended.begins)
 
     def _history(self, timeline: int) -> History:
         """Read and archive a timeline's history, before anything of that timeline.
@@ -280,7 +272,7 @@ class _Session:
             slot = self._connection.slot(self._slot)
         return slot or SlotState(None, None)
 
-    def _behind(self, start: _Start) -> _Start:
+    def _behind(self, start: Start) -> Start:
         """Begin behind WAL that the server removed; it is recorded as a gap, which no restore passes."""
         restart = self._open_slot().restart_lsn
         if restart is None or restart.segment_start(self._size) <= start.start:
@@ -298,9 +290,9 @@ class _Session:
         )
         wal.write_or_read(self._archive.repository, gap)
         _LOGGER.error("%s: take a new full backup", gap)
-        return _Start(self._source.identity.timeline, behind, None, behind)
+        return Start(self._source.identity.timeline, behind, None, behind)
 
-    def _stream(self, start: _Start, stop: Event, until: Lsn | None) -> TimelineEnd | None:
+    def _stream(self, start: Start, stop: Event, until: Lsn | None) -> TimelineEnd | None:
         try:
             self._connection.begin(self._slot, start.timeline, start.start)
         except WalAhead as error:
@@ -341,7 +333,7 @@ class _Session:
                 self._drain(segment, recorded)
                 return ended
 
-    def _receive(self, segment: Segment, start: _Start) -> tuple[TimelineEnd | None, Segment]:
+    def _receive(self, segment: Segment, start: Start) -> tuple[TimelineEnd | None, Segment]:
         for _ in range(_MESSAGES_AT_ONCE):
             message = self._connection.receive()
             if message is None:
@@ -359,7 +351,7 @@ class _Session:
                 break
         return None, segment
 
-    def _take(self, segment: Segment, message: WalData, start: _Start) -> Segment:
+    def _take(self, segment: Segment, message: WalData, start: Start) -> Segment:
         if message.start != segment.end:
             raise BackupFailed(f"the server sent WAL at {message.start} instead of {segment.end}")
         position = start.position

@@ -77,6 +77,24 @@ def test_a_span_is_sealed_beside_a_running_streamer(server: Cluster, command: Bb
     assert region(command)["gaps"] == []
 
 
+def test_a_span_is_sealed_beside_a_streamer_that_lost_its_lock_while_the_store_was_away(
+    server: Cluster, command: BbOps, room: Path
+) -> None:
+    with command.start("wal", "stream") as running:
+        wait_until_archived(command)
+        leases = list((room / "repository").rglob("locks/wal/*.json"))
+        assert leases
+        for lease in leases:
+            lease.unlink()  # as one that ran out
+        write_some(server)
+        done = command.ok("backup", "incremental", "--wal-only", "--json", timeout_s=60).document
+        assert running.alive
+        os.kill(running.pid, signal.SIGTERM)
+        running.finish().expect(0)
+    assert done["size_bytes"] >= 3 << 20
+    assert region(command)["gaps"] == []
+
+
 def test_a_deleted_segment_ends_the_window_until_the_next_full_backup(
     server: Cluster, command: BbOps, room: Path
 ) -> None:
