@@ -8,9 +8,11 @@ import logging
 from dataclasses import dataclass
 from threading import Event
 
-from bb_ops.backup.wal_observer import Observer
+from bb_ops.backup.wal_admission import Refused, WalForm, read_form, refuse_foreign, refuse_other_form
+from bb_ops.backup.wal_observer import Observer, Progress
 from bb_ops.backup.wal_options import WalOptions, slot_name
 from bb_ops.backup.wal_segment import Archive, Segment
+from bb_ops.backup.wal_start import NothingToCompare, Start
 from bb_ops.backup.wal_writer import WalWriter
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
@@ -18,11 +20,20 @@ from bb_ops.errors import AlreadyExists, BackupFailed, RepositoryMissing, Server
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.replication import SystemIdentity
 from bb_ops.postgres.timelines import History, parse_history
-from bb_ops.postgres.wal_stream import KeepAlive, SlotState, TimelineEnd, WalAhead, WalConnection, WalData, WalRemoved
+from bb_ops.postgres.wal_stream import (
+    KeepAlive,
+    SlotBusy,
+    SlotState,
+    TimelineEnd,
+    WalAhead,
+    WalConnection,
+    WalData,
+    WalRemoved,
+)
 from bb_ops.repository import wal, wal_reader
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.wal import Gap, Position
+from bb_ops.repository.wal import Gap
 
 _LOGGER = logging.getLogger(__name__)
 LOCK_NAME = "wal"
@@ -38,21 +49,6 @@ _LET_GO_S = 10.0
 """A server that wants to stop is not kept waiting longer than this by a store that is away; its slot keeps the WAL."""
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where a session begins.
-
-    Attributes:
-        position: What was archived on this timeline before; None where nothing was.
-        durable: Up to where nothing needs to be stored again.
-    """
-
-    timeline: int
-    start: Lsn
-    position: Position | None
-    durable: Lsn
-
-
 class WalStreamer:
     """Streams one server's WAL. Use ``run``."""
 
@@ -64,6 +60,11 @@ class WalStreamer:
         self._clock = clock
         self._slot = slot_name(repository.cluster)
         self._system_id: str | None = None
+        self._observer: Observer | None = None
+
+    def progress(self) -> Progress:
+        """Say how far the archive is behind the server; contacts nothing, and may be asked by any thread."""
+        return self._observer.progress() if self._observer is not None else Progress()
 
     def run(self, stop: Event, until: Lsn | None = None) -> None:
         """Stream until ``stop`` is set, or until everything before ``until`` is durable.
@@ -71,33 +72,38 @@ class WalStreamer:
         Raises:
             Locked: another streamer of this cluster runs.
             ServerUnusable: the server cannot be streamed from at all, or it is another system.
+            SlotBusy: one streams without the lock, and ``until`` is given; else it is waited for.
             IntegrityError: the server's WAL differs from what is archived under the same name.
         """
-        keys = self._repository.recipients, self._repository.signing_key  # unusable keys are found before any work
-        del keys
+        _ = self._repository.recipients, self._repository.signing_key  # unusable keys are found before any work
         self._repository.initialise()
         with self._repository.lock(LOCK_NAME, "wal stream"):
             observer = Observer(self._dsn, self._slot, self._options.retained_limit_bytes, self._clock)
+            self._observer = observer
             try:
                 self._run(observer, stop, until)
             finally:
                 observer.close()
 
     def _run(self, observer: Observer, stop: Event, until: Lsn | None) -> None:
-        pause_s, gone, removed = _FIRST_PAUSE_S, Stopwatch(), False
+        pause_s, gone, removed, looks_back = _FIRST_PAUSE_S, Stopwatch(), False, True
+        hopeless = AlreadyExists | Refused if until is None else AlreadyExists | Refused | SlotBusy
         while not stop.is_set():
             try:
                 with WalConnection(self._dsn) as connection:
                     session = _Session(self._prepare(connection), connection, self._slot, self._options, observer)
-                    if session.run(stop, until, removed=removed):
+                    if session.run(stop, until, removed=removed, looks_back=looks_back):
                         return
+            except NothingToCompare:
+                looks_back = False
+                continue
             except WalRemoved as error:
                 removed = True
                 self._log_loss(error, gone, pause_s)
             except (BackupFailed, StoreFailed, ServerUnusable) as error:
-                if isinstance(error, AlreadyExists | _Refused) or self._system_id is None:
+                if isinstance(error, hopeless) or self._system_id is None:
                     raise
-                removed = False
+                removed, looks_back = False, True
                 self._log_loss(error, gone, pause_s)
             stop.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -111,7 +117,8 @@ class WalStreamer:
 
     def _prepare(self, connection: WalConnection) -> "_Source":
         identity = connection.identify()
-        self._refuse_foreign(identity)
+        expected = [self._system_id] if self._system_id is not None else self._repository.system_ids()
+        refuse_foreign(self._repository, identity.system_id, expected, f"PostgreSQL at {self._dsn}")
         archive = Archive(
             repository=self._repository,
             system_id=identity.system_id,
@@ -123,20 +130,6 @@ class WalStreamer:
         )
         self._system_id = identity.system_id
         return _Source(self._dsn, identity, archive)
-
-    def _refuse_foreign(self, identity: SystemIdentity) -> None:
-        known = self._repository.system_ids()
-        expected = {self._system_id} if self._system_id is not None else set(known)
-        if expected and identity.system_id not in expected:
-            raise _Refused(
-                f"PostgreSQL at {self._dsn}: its system identifier is {identity.system_id}, and cluster "
-                f"{self._repository.cluster} in {self._repository.store.url} belongs to {', '.join(sorted(known))}: "
-                "set another BB_OPS_CLUSTER, or take `bb-ops backup full --new-lineage` first after a major upgrade"
-            )
-
-
-class _Refused(ServerUnusable):
-    """The server is not the one whose WAL is archived, or lacks what every restore needs; waiting mends neither."""
 
 
 @dataclass(frozen=True)
@@ -161,17 +154,20 @@ class _Session:
         self._writer = WalWriter(source.archive, Lsn(0))
         self._histories: dict[int, History] = {}
         self._stopping: Stopwatch | None = None
+        self._looked_back = False
 
-    def run(self, stop: Event, until: Lsn | None, *, removed: bool) -> bool:
+    def run(self, stop: Event, until: Lsn | None, *, removed: bool, looks_back: bool) -> bool:
         """Stream until told to stop; return whether all is done.
 
         Args:
             stop: Tells.
             until: Also stop once everything before this is durable.
             removed: The server no longer has what the last session wanted: record the gap and begin behind it.
+            looks_back: Where the archive ends at a segment's border, receive the segment before once more, so that
+                there is something to compare.
         """
         try:
-            start = self._find_start()
+            start = self._find_start(looks_back=looks_back)
             if removed:
                 start = self._behind(start)
             while True:
@@ -179,11 +175,16 @@ class _Session:
                 if ended is None:
                     return True
                 start = self._next_timeline(start.timeline, ended)
+        except WalRemoved as error:
+            if self._looked_back:
+                raise NothingToCompare(str(error)) from error
+            raise
         finally:
             self._writer.close()
 
-    def _find_start(self) -> _Start:
-        self._refuse_other_major()
+    def _find_start(self, *, looks_back: bool) -> Start:
+        stored = read_form(self._archive.repository, self._archive.system_id)
+        refuse_other_form(stored, WalForm(self._archive.server_major, self._size), f"PostgreSQL at {self._source.dsn}")
         history = self._history(self._source.identity.timeline)
         slot = self._open_slot()  # only now: a slot on a server that is refused would hold its WAL for ever
         known = wal_reader.newest_position(self._archive.repository, self._archive.system_id)
@@ -201,42 +202,44 @@ class _Session:
         if until is not None and known.lsn >= until:
             following = history.after(timeline)
             position = wal_reader.timeline_position(self._archive.repository, self._archive.system_id, following)
-            return _Start(following, until.segment_start(self._size), position, until)
+            return Start(following, until.segment_start(self._size), position, until)
         start = known.lsn.segment_start(self._size)
         if slot.restart_lsn is not None and slot.restart_timeline in {None, timeline}:
             start = min(start, slot.restart_lsn.segment_start(self._size))
-        return _Start(timeline, start, known, known.lsn)
+        if start == known.lsn and looks_back and start - self._size >= history.begin_of(timeline):
+            self._looked_back, start = True, Lsn(start - self._size)
+        return Start(timeline, start, known, known.lsn)
 
-    def _first_start(self, slot: SlotState, history: History) -> _Start:
+    def _first_start(self, slot: SlotState, history: History) -> Start:
         """Begin at the newest full backup where the server still has its WAL, else where the slot begins."""
         restart = slot.restart_lsn or self._source.identity.position
         start, timeline = restart.segment_start(self._size), slot.restart_timeline or history.timeline
         try:
             catalog = read_catalog(self._archive.repository, self._archive.system_id)
         except RepositoryMissing:
-            return _Start(timeline, start, None, Lsn(0))
+            return Start(timeline, start, None, Lsn(0))
         commits = [entry.physical for entry in catalog.physical if entry.physical.timeline == timeline]
         wanted = max((commit.wal_end_lsn.segment_start(self._size) for commit in commits), default=None)
         if wanted is not None and wanted < start:
-            return _Start(timeline, wanted, None, Lsn(0))
-        return _Start(timeline, start, None, Lsn(0))
+            return Start(timeline, wanted, None, Lsn(0))
+        return Start(timeline, start, None, Lsn(0))
 
-    def _branch(self, history: History) -> _Start:
+    def _branch(self, history: History) -> Start:
         """Begin on a timeline that does not descend from the newest archived one, where it leaves its parent."""
         _LOGGER.warning(
             "the server is on a timeline that does not descend from the archived one",
             extra={"timeline": history.timeline, "begins": str(history.begins)},
         )
-        return _Start(history.timeline, history.begins.segment_start(self._size), None, history.begins)
+        return Start(history.timeline, history.begins.segment_start(self._size), None, history.begins)
 
-    def _next_timeline(self, timeline: int, ended: TimelineEnd) -> _Start:
+    def _next_timeline(self, timeline: int, ended: TimelineEnd) -> Start:
         history = self._history(max(ended.next_timeline, self._source.identity.timeline))
         del history
         _LOGGER.warning(
             "the server's history goes on in another timeline",
             extra={"from_timeline": timeline, "timeline": ended.next_timeline, "at": str(ended.begins)},
         )
-        return _Start(ended.next_timeline, ended.begins.segment_start(self._size), None, ended.begins)
+        return Start(ended.next_timeline, ended.begins.segment_start(self._size), None, ended.begins)
 
     def _history(self, timeline: int) -> History:
         """Read and archive a timeline's history, before anything of that timeline.
@@ -250,26 +253,13 @@ class _Session:
             try:
                 content = self._connection.history(timeline)
             except BackupFailed as error:
-                raise _Refused(
+                raise Refused(
                     f"{error}: without the history file of timeline {timeline} no restore could follow it: put it back "
                     "into pg_wal"
                 ) from error
             self._histories[timeline] = parse_history(timeline, content)
             self._writer.history(timeline, content)
         return self._histories[timeline]
-
-    def _refuse_other_major(self) -> None:
-        known = wal_reader.newest_position(self._archive.repository, self._archive.system_id)
-        if known is not None and known.server_major != self._archive.server_major:
-            raise _Refused(
-                f"PostgreSQL at {self._source.dsn} is version {self._archive.server_major}, and the archive of this "
-                f"system was written by version {known.server_major}: set another BB_OPS_CLUSTER"
-            )
-        if known is not None and known.segment_bytes != self._size:
-            raise _Refused(
-                f"PostgreSQL at {self._source.dsn} has segments of {self._size} bytes, and the archive of this system "
-                f"has {known.segment_bytes}: set another BB_OPS_CLUSTER"
-            )
 
     def _open_slot(self) -> SlotState:
         slot = self._connection.slot(self._slot)
@@ -282,7 +272,7 @@ class _Session:
             slot = self._connection.slot(self._slot)
         return slot or SlotState(None, None)
 
-    def _behind(self, start: _Start) -> _Start:
+    def _behind(self, start: Start) -> Start:
         """Begin behind WAL that the server removed; it is recorded as a gap, which no restore passes."""
         restart = self._open_slot().restart_lsn
         if restart is None or restart.segment_start(self._size) <= start.start:
@@ -300,9 +290,9 @@ class _Session:
         )
         wal.write_or_read(self._archive.repository, gap)
         _LOGGER.error("%s: take a new full backup", gap)
-        return _Start(self._source.identity.timeline, behind, None, behind)
+        return Start(self._source.identity.timeline, behind, None, behind)
 
-    def _stream(self, start: _Start, stop: Event, until: Lsn | None) -> TimelineEnd | None:
+    def _stream(self, start: Start, stop: Event, until: Lsn | None) -> TimelineEnd | None:
         try:
             self._connection.begin(self._slot, start.timeline, start.start)
         except WalAhead as error:
@@ -311,7 +301,7 @@ class _Session:
             ) from error
         _LOGGER.info("streaming WAL", extra={"timeline": start.timeline, "start": str(start.start), "slot": self._slot})
         writer = self._writer
-        writer.durable = start.durable
+        writer.durable = Lsn(0)  # nothing is confirmed before the server's WAL was compared with what is archived
         if start.position is not None:
             writer.resume(start.position)
         segment = Segment(self._archive, start.timeline, start.start)
@@ -320,7 +310,7 @@ class _Session:
         confirmed = Lsn(0)
         while True:
             writer.settle()
-            self._observer.forget(writer.durable)
+            self._observer.archived(writer.durable)
             if status.elapsed_s >= _STATUS_S or writer.durable != confirmed:
                 self._connection.send_status(segment.end, writer.durable)
                 status, confirmed = Stopwatch(), writer.durable
@@ -328,6 +318,8 @@ class _Session:
                 self._finish(segment, recorded)
                 return None
             due = self._options.partial_interval_s if segment.end > recorded else _IDLE_S
+            if start.durable > writer.durable:
+                due = 0.0  # it was compared
             self._let_go(segment)
             wanted = self._stopping is not None and segment.end > recorded
             if not writer.busy and (partial.elapsed_s >= due or wanted) and segment.end >= start.durable:
@@ -341,7 +333,7 @@ class _Session:
                 self._drain(segment, recorded)
                 return ended
 
-    def _receive(self, segment: Segment, start: _Start) -> tuple[TimelineEnd | None, Segment]:
+    def _receive(self, segment: Segment, start: Start) -> tuple[TimelineEnd | None, Segment]:
         for _ in range(_MESSAGES_AT_ONCE):
             message = self._connection.receive()
             if message is None:
@@ -359,7 +351,7 @@ class _Session:
                 break
         return None, segment
 
-    def _take(self, segment: Segment, message: WalData, start: _Start) -> Segment:
+    def _take(self, segment: Segment, message: WalData, start: Start) -> Segment:
         if message.start != segment.end:
             raise BackupFailed(f"the server sent WAL at {message.start} instead of {segment.end}")
         position = start.position

@@ -16,6 +16,7 @@ from bb_ops.postgres.lsn import Lsn
 
 _LOGGER = logging.getLogger(__name__)
 _INTERVAL_S = 1.0
+_STALE_S = 3 * _INTERVAL_S
 _SAMPLES = 7200
 _WARN_EVERY_S = 60.0
 _SERVER = """
@@ -43,6 +44,31 @@ class Observation:
     slot_active: bool | None
     wal_status: str | None
     retained_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an archive is behind its server; None is "not measured", never zero.
+
+    Attributes:
+        lag_s: Everything committed longer ago than this is archived.
+        lag_bytes: WAL that the server has and the archive has not.
+        retained_bytes: WAL that the slot makes the server keep.
+        archived_lsn: Everything before it is durable in the repository.
+    """
+
+    lag_s: float | None = None
+    lag_bytes: int | None = None
+    retained_bytes: int | None = None
+    archived_lsn: Lsn | None = None
+
+
+def measure_lag(server: Observation, archived: Lsn, archived_at: datetime | None) -> tuple[int, float | None]:
+    """Return the lag in bytes and in seconds, the second None where no archived instant is known. Pure."""
+    behind = max(0, server.lsn - archived)
+    if behind == 0:
+        return 0, 0.0
+    return behind, None if archived_at is None else max(0.0, (server.at - archived_at).total_seconds())
 
 
 def observe(connection: "psycopg.Connection[tuple[object, ...]]", slot: str) -> Observation:
@@ -87,6 +113,9 @@ class Observer:
         self._lock = Lock()
         self._ended = Event()
         self._warned: Stopwatch | None = None
+        self._looked: Stopwatch | None = None
+        self._durable: Lsn | None = None
+        self._durable_at: datetime | None = None
         self._thread = Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
 
@@ -100,11 +129,26 @@ class Observer:
                 found = sample.at
         return found
 
-    def forget(self, lsn: Lsn) -> None:
-        """Forget what lies behind what is durable, except the newest of it."""
+    def archived(self, lsn: Lsn) -> None:
+        """Learn up to where WAL is durable, and forget what lies before, except the newest of it."""
         with self._lock:
             while len(self._samples) > 1 and self._samples[1].lsn <= lsn:
                 self._samples.popleft()
+            if lsn and self._samples and self._samples[0].lsn <= lsn:
+                self._durable_at = self._samples[0].at
+            if lsn:
+                self._durable = lsn
+
+    def progress(self) -> Progress:
+        """Say how far the archive is behind; a server that did not answer for a while has no lag that we know."""
+        with self._lock:
+            if self._looked is None or self._looked.elapsed_s > _STALE_S or not self._samples:
+                return Progress(archived_lsn=self._durable)
+            server = self._samples[-1]
+            if self._durable is None:
+                return Progress(retained_bytes=server.retained_bytes)
+            lag_bytes, lag_s = measure_lag(server, self._durable, self._durable_at)
+            return Progress(lag_s, lag_bytes, server.retained_bytes, self._durable)
 
     def close(self) -> None:
         """Stop looking."""
@@ -120,7 +164,9 @@ class Observer:
                         with self._lock:
                             if self._samples and sample.lsn < self._samples[-1].lsn:
                                 self._samples.clear()  # another server, or a new timeline
+                                self._durable = self._durable_at = None
                             self._samples.append(sample)
+                            self._looked = Stopwatch()
                         self._guard(sample)
                         self._ended.wait(_INTERVAL_S)
             except (psycopg.Error, BbOpsError) as error:

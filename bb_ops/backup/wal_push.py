@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bb_ops.backup.wal_admission import FileAdmission, WalForm
 from bb_ops.backup.wal_options import WalOptions
 from bb_ops.backup.wal_segment import Archive, Segment
 from bb_ops.backup.wal_writer import WalWriter
 from bb_ops.clock import Clock, Stopwatch
-from bb_ops.errors import BbOpsError, IntegrityError, ServerUnusable, StoreFailed
+from bb_ops.errors import BbOpsError, IntegrityError
 from bb_ops.files import make_directory, partial_path, write_atomic
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.wal_file import HEADER_BYTES, WalFileHeader, read_header
@@ -68,6 +69,7 @@ class Pusher:
         self._repository = repository
         self._options = options
         self._clock = clock
+        self._admission = FileAdmission(repository)
         self._writer: WalWriter | None = None
         self._on_way: deque[_OnWay] = deque()
         self._end: _End | None = None
@@ -153,8 +155,8 @@ class Pusher:
         if len(path.name) == _NAME_DIGITS:
             return self._store_segment(path, modified_ns)
         if path.name.endswith(".history"):
-            if self._writer is None:
-                raise StoreFailed(f"{path.name}: push a segment first, which says whose it is")
+            if self._writer is None:  # a promoted server asks for this first
+                self._writer = WalWriter(self._archive(*self._admission.owner(path.name)), Lsn(0))
             self._writer.history(int(path.name[:8], 16), path.read_bytes())
         else:
             _LOGGER.info("not kept: no restore needs it", extra={"file": path.name})
@@ -177,23 +179,20 @@ class Pusher:
         return _OnWay(path, modified_ns, Stopwatch(), writer.segment(segment, end.at), end)
 
     def _writer_for(self, name: str, header: WalFileHeader) -> WalWriter:
+        form = self._admission.admit(name, header)
         if self._writer is not None and self._writer.archive.system_id == header.system_id:
             return self._writer
-        known = self._repository.system_ids()
-        if known and header.system_id not in known:
-            raise ServerUnusable(
-                f"{name} belongs to system {header.system_id}, and cluster {self._repository.cluster} in "
-                f"{self._repository.store.url} to {', '.join(sorted(known))}: set another BB_OPS_CLUSTER"
-            )
         self.close()
-        archive = Archive(
+        self._writer = WalWriter(self._archive(header.system_id, form), Lsn(0))
+        return self._writer
+
+    def _archive(self, system_id: str, form: WalForm) -> Archive:
+        return Archive(
             repository=self._repository,
-            system_id=header.system_id,
-            segment_bytes=header.segment_bytes,
-            server_major=header.major or 0,
+            system_id=system_id,
+            segment_bytes=form.segment_bytes,
+            server_major=form.server_major,
             seal=self._repository.seal(self._options.compression_level, 0),
             scratch=self._options.scratch,
             clock=self._clock,
         )
-        self._writer = WalWriter(archive, Lsn(0))
-        return self._writer

@@ -25,7 +25,7 @@ from bb_ops.findings import Value
 from bb_ops.postgres.cluster import ServerFacts, read_facts, refusals
 from bb_ops.postgres.connection import connect
 from bb_ops.postgres.lsn import Lsn
-from bb_ops.postgres.wal_stream import WalConnection
+from bb_ops.postgres.wal_stream import SlotBusy, WalConnection
 from bb_ops.repository import wal, wal_reader, windows
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.repository import Repository
@@ -38,6 +38,7 @@ LOCK_NAME = "incremental"
 ENGINE = "native"
 _WAIT_S = 300.0
 _POLL_S = 0.25
+_BUSY_S = 1.0
 _THREADS = 8
 _SLOT_FORM = "%Y-%m-%d-%H:%M"
 _MARK = "SELECT pg_logical_emit_message(true, 'bb_ops', 'span')"
@@ -189,6 +190,8 @@ def _wait_until_durable(  # noqa: PLR0913 - one fact each
             WalStreamer(dsn, repository, options, clock).run(stop, until=target)
         except Locked:
             sleep(_POLL_S)  # a streamer is at work
+        except SlotBusy:
+            sleep(_BUSY_S)  # likewise, and it has lost its lock while the store was away
         finally:
             timer.cancel()
 

@@ -2,7 +2,7 @@
 
 from pydantic import AwareDatetime
 
-from bb_ops.backup.wal_observer import Observation, observe_once
+from bb_ops.backup.wal_observer import Observation, measure_lag, observe_once
 from bb_ops.backup.wal_options import WalOptions, slot_name
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError
@@ -59,11 +59,7 @@ def combine(slot: str, server: Observation | None, position: Position | None) ->
     """Put both sides together. Pure."""
     lag_bytes = lag_s = None
     if server is not None and position is not None:
-        lag_bytes = max(0, server.lsn - position.lsn)
-        if lag_bytes == 0:
-            lag_s = 0.0
-        elif position.at is not None:
-            lag_s = max(0.0, (server.at - position.at).total_seconds())
+        lag_bytes, lag_s = measure_lag(server, position.lsn, position.at)
     return WalStatus(
         slot=slot,
         timeline=position.timeline if position else None,

@@ -280,6 +280,8 @@ class WalWriter:
         earlier: "list[Future[None]]",
     ) -> None:
         if self._pieces_of != segment.name:
+            if self._pieces_of is not None and int(self._pieces_of[:8], 16) != segment.timeline:
+                self._stored_pieces = set()  # they are the end of the timeline that was left, and stay
             self._pieces, self._pieces_of = [], segment.name
         pieces = list(self._pieces)
         done = pieces[-1].to_offset if pieces else 0

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import click
 
+from bb_ops.backup.wal_options import slot_name
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, json_option
 from bb_ops.findings import Finding, Outcome, Severity
@@ -14,6 +15,7 @@ from bb_ops.health.doctor import (
     examine_repository,
     remove_leftovers,
 )
+from bb_ops.health.wal import examine_wal
 from bb_ops.recovery.scratch_copy import abandoned_copies, sweep_scratch
 
 _FINDINGS = 4
@@ -47,7 +49,12 @@ def command(*, remove: bool, as_json: bool) -> int:
             click.echo(f"{finding.outcome.upper():12} {finding.check_id:26} {finding.resource}: {finding.message}")
             if finding.remedy:
                 click.echo(f"{'':12} mend it: {finding.remedy}")
-    return 0 if all(finding.outcome == Outcome.PASS for finding in findings) else _FINDINGS
+    return _FINDINGS if any(_is_wrong(finding) for finding in findings) else 0
+
+
+def _is_wrong(finding: Finding) -> bool:
+    """Say whether a finding needs to be mended; what is only told (severity info) need not."""
+    return finding.severity != Severity.INFO and finding.outcome not in {Outcome.PASS, Outcome.NOT_APPLICABLE}
 
 
 def _examine(ops: Operations) -> Iterator[Finding]:
@@ -63,6 +70,8 @@ def _examine(ops: Operations) -> Iterator[Finding]:
     yield from examine_keys(ops.repository)
     for repository in ops.repositories:
         yield from examine_repository(repository)
+    if settings.database is not None:
+        yield from examine_wal(settings.database, slot_name(ops.repository.cluster), ops.repository)
     if settings.replica is None:
         yield _unset("replica", "BB_OPS_REPLICA")
 

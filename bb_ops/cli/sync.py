@@ -36,7 +36,8 @@ def _sync(*, verify_all: bool, dry_run: bool, as_json: bool) -> int:
             emit(plan.model_dump(mode="json"))
         else:
             size = human_bytes(plan.copy_bytes)
-            click.echo(f"would copy {len(plan.to_copy)} backups ({size}) and verify {len(plan.to_verify)}")
+            log = f"{plan.wal_files} files of WAL ({human_bytes(plan.wal_raw_bytes)} uncompressed)"
+            click.echo(f"would copy {len(plan.to_copy)} backups ({size}) and {log}, and verify {len(plan.to_verify)}")
         return 0
     with progress_bar() as progress:
         report, error = sync(ops.repository, ops.replica, progress, verify_all=verify_all)

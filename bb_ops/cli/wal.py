@@ -32,14 +32,29 @@ def command() -> None:
 
 
 @command.command("stream")
-def stream() -> int:
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Tell Prometheus the lag on this port of the loopback address.",
+)
+def stream(*, metrics_port: int | None) -> int:
     """Stream WAL until told to end (SIGTERM or ^C): what the server may forget is durable in the repository first.
 
     Long-running; resumes by itself after restarts of the server, cuts of the network and outages of the store.
     Safe to kill at any moment.
     """
     ops = operations()
-    WalStreamer(ops.database, ops.repository, ops.wal_options, ops.clock).run(_stop_event())
+    repository = ops.repository
+    streamer = WalStreamer(ops.database, repository, ops.wal_options, ops.clock)
+    stop = _stop_event()
+    with ExitStack() as held:
+        if metrics_port is not None:
+            from bb_ops.metrics.wal import serving_wal_metrics  # noqa: PLC0415 - only who asks pays for it
+
+            held.enter_context(
+                serving_wal_metrics(metrics_port, streamer.progress, repository.cluster, repository.region)
+            )
+        streamer.run(stop)
     return 0
 
 

@@ -12,6 +12,8 @@ class CopyPlan(Value):
         to_copy: Backups that the destination lacks, oldest first, and what an increment builds on before it.
         to_verify: Backups that it has and whose bytes are to be read again; only when everything is re-verified.
         copy_bytes: Stored bytes of ``to_copy``.
+        wal_files: Segments and history files of WAL that the destination lacks.
+        wal_raw_bytes: Bytes of those segments before compression.
         refused: Backups that cannot be copied as they are, each with the reason.
     """
 
@@ -21,6 +23,8 @@ class CopyPlan(Value):
     to_copy: tuple[BackupId, ...]
     to_verify: tuple[BackupId, ...]
     copy_bytes: int
+    wal_files: int = 0
+    wal_raw_bytes: int = 0
     refused: tuple[str, ...]
 
 

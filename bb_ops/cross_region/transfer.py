@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from bb_ops.clock import Stopwatch
 from bb_ops.cross_region.plan import CopyPlan, plan_copy
-from bb_ops.cross_region.wal import CopiedWal, copy_wal
+from bb_ops.cross_region.wal import CopiedWal, copy_wal, count_missing
 from bb_ops.errors import AlreadyExists, BbOpsError, IntegrityError, KeyRejected, RepositoryMissing
 from bb_ops.findings import Value
 from bb_ops.progress import Progress
@@ -60,7 +60,9 @@ class SyncReport(Value):
 
 def plan_sync(source: Repository, destination: Repository, *, verify_all: bool) -> CopyPlan:
     """Look at both repositories and decide; changes nothing."""
-    return _plan(read_catalog(source), destination, verify_all=verify_all)
+    plan = _plan(read_catalog(source), destination, verify_all=verify_all)
+    files, raw_bytes = count_missing(source, destination)
+    return plan.model_copy(update={"wal_files": files, "wal_raw_bytes": raw_bytes})
 
 
 def sync(

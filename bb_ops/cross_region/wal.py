@@ -66,6 +66,20 @@ def copy_wal(
     return done, first_error
 
 
+def count_missing(source: Repository, destination: Repository) -> tuple[int, int]:
+    """Return how many segments and history files the destination lacks, and their bytes before compression."""
+    files = raw_bytes = 0
+    for system_id in source.system_ids():
+        arrived = wal_reader.read_timelines(destination, system_id)
+        for timeline, here in wal_reader.read_timelines(source, system_id).items():
+            there = arrived.get(timeline) or TimelineWal(timeline)
+            size = wal_reader.segment_size(source, system_id, here)
+            missing = len(_recorded(here, size) - _recorded(there, size)) if size is not None else 0
+            files += missing + (here.history and not there.history)
+            raw_bytes += missing * (size or 0)
+    return files, raw_bytes
+
+
 class _Work:
     def __init__(self, source: Repository, destination: Repository, system_id: str, progress: Progress) -> None:
         self._source = source

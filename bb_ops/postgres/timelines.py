@@ -33,6 +33,12 @@ class History:
         names = [entry.timeline for entry in self.ancestors] + [self.timeline]
         return names[names.index(timeline) + 1]
 
+    def begin_of(self, timeline: int) -> Lsn:
+        """Return where an ancestor, or this timeline itself, left its parent."""
+        names = [entry.timeline for entry in self.ancestors] + [self.timeline]
+        before = names.index(timeline) - 1
+        return self.ancestors[before].until if before >= 0 else Lsn(0)
+
     @property
     def begins(self) -> Lsn:
         """Where this timeline leaves its parent; the beginning of all WAL where it has none."""

@@ -11,6 +11,7 @@ HEADER_BYTES = _HEADER.size
 _LONG_HEADER = 0x0002
 _MAJORS = {0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
 """XLOG_PAGE_MAGIC of each major version."""
+KNOWN_MAJORS = f"{min(_MAJORS.values())} to {max(_MAJORS.values())}"
 
 
 @dataclass(frozen=True)

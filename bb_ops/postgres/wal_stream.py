@@ -20,6 +20,7 @@ _STATUS = struct.Struct("!cQQQQc")
 _REPLY_FLAG_AT = 17
 _REMOVED = re.compile(r"requested WAL segment \S+ has already been removed")
 _AHEAD = re.compile(r"requested starting point \S+ is ahead of the WAL flush position")
+_BUSY = re.compile(r"replication slot \S+ is active for PID")
 _SIZE = re.compile(r"(\d+)(kB|MB|GB)")
 _UNITS = {"kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _DRAIN_S = 5.0
@@ -31,6 +32,10 @@ class WalRemoved(BackupFailed):
 
 class WalAhead(BackupFailed):
     """The server has not yet written the position that was asked for."""
+
+
+class SlotBusy(BackupFailed):
+    """Somebody else streams from the slot."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class WalConnection(ReplicationConnection):
         Raises:
             WalRemoved: the server no longer has it.
             WalAhead: the server has not got so far.
+            SlotBusy: somebody else streams from the slot.
             BackupFailed: it refuses for another reason.
         """
         command = f'START_REPLICATION SLOT "{slot}" PHYSICAL {start} TIMELINE {timeline}'
@@ -196,4 +202,6 @@ class WalConnection(ReplicationConnection):
             return WalRemoved(str(failure))
         if _AHEAD.search(str(failure)):
             return WalAhead(str(failure))
+        if _BUSY.search(str(failure)):
+            return SlotBusy(str(failure))
         return failure

@@ -53,6 +53,20 @@ class SummaryFacts:
         return (entry for entry in self.summaries if entry.timeline == timeline)
 
 
+def summarizes(dsn: Dsn) -> bool | None:
+    """Say whether ``summarize_wal`` is on; None where the server's version has no such setting.
+
+    Raises:
+        ServerUnusable: it cannot be reached or refuses us.
+    """
+    with connect(dsn) as connection:
+        try:
+            row = connection.execute("SELECT current_setting('summarize_wal', true)").fetchone()
+        except psycopg.Error as error:
+            raise unusable(dsn, str(error)) from None
+    return None if row is None or row[0] is None else row[0] == "on"
+
+
 def read_summaries(dsn: Dsn, version_num: int) -> SummaryFacts:
     """Ask a server which of its WAL is summarized.
 

@@ -105,8 +105,9 @@ def lock(store: ObjectStore, cluster: str, name: str, clock: Clock, purpose: str
     """
     prefix = layout.lock_prefix(cluster, name)
     fence = max(_fences(store, prefix), default=0)
-    if fence:
-        _refuse_live(store, _key(prefix, fence), clock)
+    live = _live(store, _key(prefix, fence), clock) if fence else None
+    if live is not None:
+        raise Locked(f"{live.holder} is at work (lease until {live.expires_at:%H:%M:%S} UTC): wait for it to end")
     holder = f"{purpose} by {socket.gethostname()} pid {os.getpid()}"
     lease = _lease(holder, clock.now() + LEASE)
     taken = Locked(f"another run took the lock {prefix} at this moment: try again later")
@@ -123,17 +124,23 @@ def lock(store: ObjectStore, cluster: str, name: str, clock: Clock, purpose: str
         held.release()
 
 
-def _refuse_live(store: ObjectStore, key: str, clock: Clock) -> None:
+def holder_of(store: ObjectStore, cluster: str, name: str, clock: Clock) -> str | None:
+    """Say who holds a lock at this moment; None where nobody does."""
+    prefix = layout.lock_prefix(cluster, name)
+    fence = max(_fences(store, prefix), default=0)
+    live = _live(store, _key(prefix, fence), clock) if fence else None
+    return live.holder if live is not None else None
+
+
+def _live(store: ObjectStore, key: str, clock: Clock) -> Lease | None:
     data = store.read(key)
     if data is None:
-        return
+        return None
     try:
         lease = Lease.model_validate(json.loads(data))
     except ValueError as error:
         raise BbOpsError(f"{store.url}/{key} is not a lease: remove it once no run is active") from error
-    if lease.released or clock.now() >= lease.expires_at or _is_dead(lease):
-        return
-    raise Locked(f"{lease.holder} is at work (lease until {lease.expires_at:%H:%M:%S} UTC): wait for it to end")
+    return None if lease.released or clock.now() >= lease.expires_at or _is_dead(lease) else lease
 
 
 def _is_dead(lease: Lease) -> bool:

@@ -144,6 +144,10 @@ class Repository:
         with locks.lock(self.store, self.cluster, name, self._clock, purpose) as held:
             yield held
 
+    def lock_holder(self, name: str) -> str | None:
+        """Say who holds a lock of this cluster at this moment; None where nobody does."""
+        return locks.holder_of(self.store, self.cluster, name, self._clock)
+
     def system_ids(self) -> list[str]:
         """Return the systems that have anything in this cluster's part of the repository."""
         return [name for name in self.store.children(layout.cluster_prefix(self.cluster)) if name.isdigit()]

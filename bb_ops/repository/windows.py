@@ -179,12 +179,16 @@ def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -
     for end in ends:
         position = facts.positions.get(end.timeline)
         at = position.at if position is not None and position.lsn == end.lsn else None
-        listing, size = facts.timelines.get(end.timeline), facts.segment_bytes
+        timeline, size = end.timeline, facts.segment_bytes
         border = Lsn(end.lsn - 1) if end.lsn else end.lsn
         for _ in range(_LOOK_BACK):
+            history = facts.histories.get(timeline)
+            if history is not None and size is not None and border < history.begins.segment_start(size):
+                timeline = history.ancestors[-1].timeline
+            listing = facts.timelines.get(timeline)
             if at is not None or listing is None or size is None or border < size:
                 break
-            name = segment_name(end.timeline, border, size)
+            name = segment_name(timeline, border, size)
             try:
                 receipt = wal_reader.read_receipt(repository, listing, facts.system_id, name, size)
             except (IntegrityError, KeyRejected) as error:
@@ -241,7 +245,8 @@ def holes(facts: WalFacts, starts: Iterable[Point]) -> list[Hole]:
             begins.setdefault(timeline, history.begins)
     found: list[Hole] = []
     for timeline, begin in sorted(begins.items()) if size is not None else ():
-        found += [Hole(timeline, entry) for entry in _holes_on(facts, timeline, begin, size or 1)]
+        needed = max(facts.durable(timeline), _left_at(facts, timeline, size or 1))
+        found += [Hole(timeline, entry) for entry in _holes_on(facts, timeline, begin, needed, size or 1)]
     return found
 
 
@@ -296,8 +301,15 @@ def _end_on(facts: WalFacts, start: Point, size: int) -> Lsn | None:
     return end
 
 
-def _holes_on(facts: WalFacts, timeline: int, begin: Lsn, size: int) -> list[Stretch]:
-    durable, border = facts.durable(timeline), begin.segment_start(size)
+def _left_at(facts: WalFacts, timeline: int, size: int) -> Lsn:
+    """Return up to where archived descendants need a timeline: the segment in which they left it is among theirs."""
+    descendants = (entry for name, entry in facts.histories.items() if facts.durable(name))
+    ends = [until.segment_start(size) for entry in descendants if (until := entry.until(timeline)) is not None]
+    return max(ends, default=Lsn(0))
+
+
+def _holes_on(facts: WalFacts, timeline: int, begin: Lsn, durable: Lsn, size: int) -> list[Stretch]:
+    border = begin.segment_start(size)
     position = facts.positions.get(timeline)
     whole = list(facts.stretches(timeline))
     if position is not None and position.segment is not None and _pieces_are_there(facts, position):

@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 
 from bb_ops_tests.support.commands import BbOps, bb_ops
-from bb_ops_tests.support.postgres import Build, Cluster, running_cluster, wait_until
-from bb_ops_tests.support.rooms import hand_over
+from bb_ops_tests.support.postgres import Build, Cluster, wait_until
 from bb_ops_tests.support.wal import (
     Client,
     committing,
     missing_rows,
     restored,
-    standby_of,
     status,
     wait_until_archived,
 )
@@ -63,51 +61,6 @@ def test_a_streamer_killed_at_random_moments_loses_nothing(
         assert missing_rows(client, socket) == []
 
 
-def test_a_server_restarted_and_crashed_under_the_streamer_loses_nothing(
-    server: Cluster, command: BbOps, wheel_18: Build, room: Path
-) -> None:
-    client = Client(server, filler=4000)
-    with command.start("wal", "stream") as running, committing(server, client):
-        time.sleep(2)
-        server.stop()
-        server.start()
-        time.sleep(2)
-        server.kill()
-        server.start()
-        time.sleep(2)
-        client.stop()
-        wait_until_archived(command)
-        assert running.alive
-        os.kill(running.pid, signal.SIGTERM)
-        running.finish().expect(0)
-    with restored(command, wheel_18, room) as socket:
-        assert missing_rows(client, socket) == []
-
-
-def test_a_store_that_is_away_holds_the_server_to_its_wal_and_loses_nothing(
-    server: Cluster, command: BbOps, wheel_18: Build, room: Path
-) -> None:
-    client = Client(server, filler=4000)
-    repository, aside = room / "repository", room / "aside"
-    with command.start("wal", "stream") as running, committing(server, client):
-        time.sleep(2)
-        repository.rename(aside)
-        repository.write_text("not a directory", encoding="utf-8")
-        time.sleep(8)
-        assert running.alive
-        repository.unlink()
-        aside.rename(repository)
-        time.sleep(1)
-        client.stop()
-        wait_until_archived(command)
-        os.kill(running.pid, signal.SIGTERM)
-        answer = running.finish().expect(0)
-    assert "cannot be stored" in answer.stderr
-    assert "stored again" in answer.stderr
-    with restored(command, wheel_18, room) as socket:
-        assert missing_rows(client, socket) == []
-
-
 def test_sudden_death_of_the_server_and_its_disk_costs_no_more_than_the_shown_lag(
     server: Cluster, command: BbOps, wheel_18: Build, room: Path
 ) -> None:
@@ -131,74 +84,6 @@ def test_sudden_death_of_the_server_and_its_disk_costs_no_more_than_the_shown_la
     answer_took_s = 2.0
     assert [row for row in missing if row[1] < promised - answer_took_s] == []
     assert len(missing) < len(client.acked)
-
-
-def test_a_promoted_standby_is_followed_onto_its_timeline(
-    server: Cluster, command: BbOps, wheel_18: Build, room: Path
-) -> None:
-    client = Client(server, filler=4000)
-    standby = standby_of(server, room / "standby")
-    try:
-        with command.start("wal", "stream") as running:
-            with committing(server, client):
-                time.sleep(3)
-            wait_until(
-                lambda: (
-                    standby.value("SELECT pg_last_wal_replay_lsn()::text")
-                    == server.value("SELECT pg_current_wal_flush_lsn()::text")
-                ),
-                "the standby did not catch up",
-            )
-            wait_until_archived(command)
-            server.kill()
-            standby.execute("SELECT pg_promote()")
-            standby.stop()  # the new primary takes over the old one's address
-            standby.port, standby.settings["unix_socket_directories"] = server.port, str(server.directory)
-            standby.directory, old = server.directory, standby.directory
-            shutil.move(server.data, old / "lost")
-            shutil.move(old / "data", standby.data)
-            standby.start()
-            follower = Client(standby, acked=list(client.acked), filler=4000)
-            with committing(standby, follower):
-                time.sleep(3)
-            wait_until(lambda: status(command)["timeline"] == 2, "the new timeline is not followed")
-            wait_until_archived(command)
-            os.kill(running.pid, signal.SIGTERM)
-            running.finish().expect(0)
-        assert len(follower.acked) > len(client.acked)
-        with restored(command, wheel_18, room) as socket:
-            assert missing_rows(follower, socket) == []
-    finally:
-        standby.stop()
-
-
-def test_a_foreign_system_is_refused_in_one_line(command: BbOps, wheel_18: Build, room: Path) -> None:
-    with running_cluster(wheel_18, room / "other") as other:
-        answer = command.having(DATABASE_URL=other.url).run("wal", "stream").expect(2)
-        assert "system identifier" in answer.complaint
-        assert other.value("SELECT count(*) FROM pg_replication_slots") == 0
-
-
-def test_a_clone_with_other_content_under_the_same_names_is_refused_and_overwrites_nothing(
-    server: Cluster, command: BbOps, room: Path
-) -> None:
-    server.stop()
-    shutil.copytree(server.data, room / "copied")
-    server.start()
-    with command.start("wal", "stream") as running:
-        server.execute("CREATE TABLE a AS SELECT g, repeat('a', 900) FROM generate_series(1, 4000) g")
-        wait_until_archived(command)
-        running.kill()
-    before = {path: path.read_bytes() for path in (room / "repository").rglob("*.age")}
-    server.stop()
-    shutil.rmtree(server.data)
-    shutil.move(room / "copied", server.data)
-    hand_over(server.data)
-    server.start()
-    server.execute("CREATE TABLE b AS SELECT g, repeat('b', 900) FROM generate_series(1, 9000) g")
-    answer = command.run("wal", "stream", timeout_s=60).expect(5)
-    assert "nothing was overwritten" in answer.complaint
-    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_wal_that_the_server_lost_is_a_recorded_gap(server: Cluster, command: BbOps, room: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops_tests.support.commands import BbOps, bb_ops
-from bb_ops_tests.support.postgres import Build, Cluster
-from bb_ops_tests.support.wal import Client, committing, missing_rows, restored, wait_until_archived
+from bb_ops_tests.support.postgres import Build, Cluster, wait_until
+from bb_ops_tests.support.wal import Client, committing, missing_rows, restored, standby_of, wait_until_archived
 
 
 @pytest.fixture
@@ -76,6 +77,24 @@ def test_a_span_is_sealed_beside_a_running_streamer(server: Cluster, command: Bb
     assert region(command)["gaps"] == []
 
 
+def test_a_span_is_sealed_beside_a_streamer_that_lost_its_lock_while_the_store_was_away(
+    server: Cluster, command: BbOps, room: Path
+) -> None:
+    with command.start("wal", "stream") as running:
+        wait_until_archived(command)
+        leases = list((room / "repository").rglob("locks/wal/*.json"))
+        assert leases
+        for lease in leases:
+            lease.unlink()  # as one that ran out
+        write_some(server)
+        done = command.ok("backup", "incremental", "--wal-only", "--json", timeout_s=60).document
+        assert running.alive
+        os.kill(running.pid, signal.SIGTERM)
+        running.finish().expect(0)
+    assert done["size_bytes"] >= 3 << 20
+    assert region(command)["gaps"] == []
+
+
 def test_a_deleted_segment_ends_the_window_until_the_next_full_backup(
     server: Cluster, command: BbOps, room: Path
 ) -> None:
@@ -104,6 +123,71 @@ def test_a_deleted_segment_ends_the_window_until_the_next_full_backup(
     command.ok("backup", "full")
     found = region(command)
     assert (len(found["gaps"]), found["open_gaps"]) == (2, [])
+
+
+def test_a_deleted_segment_turns_a_healthy_status_into_exit_4_wherever_it_lay(
+    server: Cluster, command: BbOps, room: Path
+) -> None:
+    """In a sealed hour, in the newest one, on the timeline before a promotion: the window ends before it."""
+    command.ok("validate", "latest", "--level", "L5")
+    alone = command.having(BB_OPS_REPLICA=None)
+    standby = standby_of(server, room / "standby")
+    try:
+        sealed = [_seal(server, alone), _seal(server, alone)]
+        end = server.value("SELECT pg_current_wal_flush_lsn()::text")
+        wait_until(lambda: standby.value(f"SELECT pg_last_wal_replay_lsn() >= '{end}'"), "the standby did not catch up")
+        server.kill()
+        standby.execute("SELECT pg_promote()")
+        alone = alone.having(DATABASE_URL=standby.url)
+        sealed.append(_seal(standby, alone))
+        healthy = alone.run("backup", "status", "--json").expect(0).document["regions"][0]
+        assert healthy["gaps"] == []
+        (window,) = healthy["windows"]
+        assert window["to_at"] == sealed[2]["to_at"]
+        assert [entry["timeline"] for entry in sealed] == [1, 1, 2]
+        for span in sealed:
+            lost = segment_name(span["timeline"], Lsn(Lsn.parse(span["from_lsn"]) + (1 << 20)), 1 << 20)
+            (path,) = (room / "repository").rglob(f"{lost}.zst.age")
+            path.rename(room / "lost")
+            broken = alone.run("backup", "status", "--json").expect(4).document["regions"][0]
+            (gap,) = broken["gaps"]
+            assert f"on timeline {span['timeline']} is missing" in gap
+            assert broken["open_gaps"] == [gap]
+            (window,) = broken["windows"]
+            before = [entry["to_at"] for entry in sealed if Lsn.parse(entry["to_lsn"]) <= Lsn.parse(span["from_lsn"])]
+            assert max([window["from_at"], *before]) <= window["to_at"] < span["to_at"]
+            (room / "lost").rename(path)
+            assert alone.run("backup", "status", "--json").expect(0).document["regions"][0] == {
+                **healthy,
+                "lag_s": pytest.approx(healthy["lag_s"], abs=60),
+            }
+    finally:
+        standby.stop()
+
+
+def test_wal_lost_between_two_timelines_ends_the_window(server: Cluster, command: BbOps, room: Path) -> None:
+    """The old primary's last segments were never archived, and the promoted standby does not have them."""
+    command.ok("validate", "latest", "--level", "L5")
+    alone = command.having(BB_OPS_REPLICA=None)
+    _seal(server, alone)
+    server.execute("SELECT pg_switch_wal();;CREATE TABLE lost AS SELECT 1 AS one;;SELECT pg_switch_wal()")
+    standby = standby_of(server, room / "standby")
+    try:
+        standby.execute("SELECT pg_promote()")
+        alone = alone.having(DATABASE_URL=standby.url)
+        sealed = _seal(standby, alone)
+        broken = alone.run("backup", "status", "--json").expect(4).document["regions"][0]
+        assert len(broken["open_gaps"]) == 1
+        assert broken["windows"][-1]["to_at"] < sealed["to_at"]
+    finally:
+        standby.stop()
+
+
+def _seal(server: Cluster, command: BbOps) -> dict[str, Any]:
+    """Write some, seal it, and return the newest span."""
+    write_some(server)
+    spans = command.ok("backup", "incremental", "--wal-only", "--json").document["spans"]
+    return dict(max(spans, key=lambda span: span["timeline"]))
 
 
 def test_wal_lost_before_it_was_sealed_is_recorded_and_exits_4(server: Cluster, command: BbOps, room: Path) -> None:
@@ -139,8 +223,15 @@ def test_the_other_region_restores_what_was_copied(
         command.ok("backup", "incremental", "--wal-only")
         write_some(server)
     command.ok("backup", "incremental", "--wal-only")
+    (room / "replica").mkdir()
+    planned = command.ok("sync", "incremental", "--dry-run", "--json").document
     done = command.ok("sync", "incremental", "--json").document
     assert done["wal"][0]["copied"] > 4
+    assert (planned["wal_files"], planned["wal_raw_bytes"]) == (
+        done["wal"][0]["copied"],
+        done["wal"][0]["copied"] << 20,
+    )
+    assert command.ok("sync", "incremental", "--dry-run", "--json").document["wal_files"] == 0
     again = command.ok("sync", "full", "--json").document
     assert again["wal"][0]["copied"] == 0
     assert again["wal"][0]["verified"] == done["wal"][0]["copied"]

@@ -73,6 +73,10 @@ class FaultyProxy:
         for each in list(self._sockets):
             _cut(each)
 
+    def come_back(self) -> None:
+        """Pass new connections on again."""
+        self._gone = False
+
     def _accept(self) -> None:
         while True:
             try:

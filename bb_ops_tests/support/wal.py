@@ -99,7 +99,8 @@ def restored(command: BbOps, build: Build, room: Path, *, region: str | None = N
     cluster.write(target / "pg_hba.conf", "local all all trust\n")
     cluster.write(
         target / "postgresql.conf",
-        f"port = {port}\nlisten_addresses = ''\nunix_socket_directories = '{cluster.directory}'\nfsync = off\n",
+        f"port = {port}\nlisten_addresses = ''\nunix_socket_directories = '{cluster.directory}'\nfsync = off\n"
+        "min_wal_size = 256MB\n",
     )
     cluster.run("pg_ctl", "-D", str(target), "-w", "-t", "120", "-l", f"{cluster.directory}/log", "start")
     try:

@@ -270,3 +270,18 @@ def test_lag_is_unknown_where_either_side_does_not_answer() -> None:
 
 def test_a_slot_has_a_name_that_postgresql_accepts() -> None:
     assert slot_name("eu-west.1") == "bb_ops_eu_west_1"
+
+
+def test_wal_that_is_missing_before_a_timeline_was_left_is_a_hole() -> None:
+    history = History(2, (Ancestor(1, Lsn(5 * MIB + 100)),))
+    found = facts(
+        listing(1, range(1, 3)), listing(2, range(5, 8)), positions=(position(1, 3 * MIB),), histories=(history,)
+    )
+    (hole,) = holes(found, [Point(1, Lsn(MIB))])
+    assert (hole.timeline, hole.stretch) == (1, Stretch(Lsn(3 * MIB), Lsn(5 * MIB)))
+
+
+def test_a_timeline_of_which_only_the_history_is_archived_yet_makes_no_hole() -> None:
+    history = History(2, (Ancestor(1, Lsn(5 * MIB + 100)),))
+    found = facts(listing(1, range(1, 3)), listing(2, []), positions=(position(1, 3 * MIB),), histories=(history,))
+    assert holes(found, [Point(1, Lsn(MIB))]) == []
