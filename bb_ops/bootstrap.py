@@ -130,6 +130,7 @@ class Operations:
             retained_limit_bytes=settings.wal_retained_limit_bytes,
             compression_level=settings.compression_level,
             scratch=settings.scratch_directory,
+            second=self.replica if settings.wal_both_regions else None,
         )
 
     def dump_options(

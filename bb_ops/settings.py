@@ -70,6 +70,7 @@ class Settings:
         scratch_directory: Where throw-away restores go; the system's temporary directory when None.
         cache_directory: Where is kept what was read before, to be quick; None keeps nothing.
         wal_partial_interval_s: How often the unfinished WAL segment is stored while WAL is streamed.
+        wal_both_regions: Whether WAL counts as durable only once the replica's repository holds it too.
         wal_retained_limit_bytes: Above this much WAL kept for us, the server's disk is said to be in danger.
     """
 
@@ -93,6 +94,7 @@ class Settings:
     scratch_directory: Path | None
     cache_directory: Path | None
     wal_partial_interval_s: float
+    wal_both_regions: bool
     wal_retained_limit_bytes: int
 
 
@@ -134,6 +136,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         scratch_directory=reader.parsed("BB_OPS_SCRATCH_DIRECTORY", _directory),
         cache_directory=_cache(reader),
         wal_partial_interval_s=float(reader.parsed("BB_OPS_WAL_PARTIAL_INTERVAL_S", _whole_number(1, 3600)) or 2),
+        wal_both_regions=reader.parsed("BB_OPS_WAL_BOTH_REGIONS", _switch) or False,
         wal_retained_limit_bytes=(reader.parsed("BB_OPS_WAL_RETAINED_LIMIT_MIB", _whole_number(16, 1 << 30)) or 4096)
         << 20,
     )
@@ -289,6 +292,12 @@ def _directory(value: str) -> Path:
     if not path.is_dir():
         raise ValueError("no such directory")
     return path
+
+
+def _switch(value: str) -> bool:
+    if value not in {"on", "off"}:
+        raise ValueError("give on or off")
+    return value == "on"
 
 
 def _paths(value: str) -> tuple[Path, ...]:

@@ -77,6 +77,8 @@ class WalStreamer:
         """
         _ = self._repository.recipients, self._repository.signing_key  # unusable keys are found before any work
         self._repository.initialise()
+        if self._options.second is not None:
+            self._options.second.initialise()
         with self._repository.lock(LOCK_NAME, "wal stream"):
             observer = Observer(self._dsn, self._slot, self._options.retained_limit_bytes, self._clock)
             self._observer = observer
@@ -121,6 +123,7 @@ class WalStreamer:
         refuse_foreign(self._repository, identity.system_id, expected, f"PostgreSQL at {self._dsn}")
         archive = Archive(
             repository=self._repository,
+            second=self._options.second,
             system_id=identity.system_id,
             segment_bytes=connection.segment_bytes(),
             server_major=connection.major(),

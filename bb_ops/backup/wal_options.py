@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bb_ops.repository.repository import Repository
+
 
 @dataclass(frozen=True)
 class WalOptions:
@@ -13,12 +15,14 @@ class WalOptions:
         retained_limit_bytes: Above this the server is said to keep too much for us.
         compression_level: zstd level.
         scratch: Where segments above 64 MiB are collected; the system's temporary directory when None.
+        second: A second region that must hold all WAL too before the server may forget it; None leaves that to `sync`.
     """
 
     partial_interval_s: float
     retained_limit_bytes: int
     compression_level: int
     scratch: Path | None
+    second: Repository | None
 
 
 def slot_name(cluster: str) -> str:

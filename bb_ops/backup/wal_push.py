@@ -189,6 +189,7 @@ class Pusher:
     def _archive(self, system_id: str, form: WalForm) -> Archive:
         return Archive(
             repository=self._repository,
+            second=self._options.second,
             system_id=system_id,
             segment_bytes=form.segment_bytes,
             server_major=form.server_major,

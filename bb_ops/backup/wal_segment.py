@@ -19,9 +19,14 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Archive:
-    """Where WAL goes, and of what."""
+    """Where WAL goes, and of what.
+
+    Attributes:
+        second: Another region's repository, without which nothing counts as durable; None where one is enough.
+    """
 
     repository: Repository
+    second: Repository | None
     system_id: str
     segment_bytes: int
     server_major: int

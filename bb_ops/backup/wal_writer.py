@@ -16,6 +16,7 @@ from datetime import datetime
 from threading import Event
 from typing import TypeVar
 
+from bb_ops.backup.wal_second import SecondRegion
 from bb_ops.backup.wal_segment import Archive, Segment
 from bb_ops.clock import Stopwatch
 from bb_ops.errors import (
@@ -84,6 +85,8 @@ class WalWriter:
 
     def __post_init__(self) -> None:
         """Start the threads."""
+        archive = self.archive
+        self._second = None if archive.second is None else SecondRegion(archive.repository, archive.second)
         share_interpreter()
         self._pool = ThreadPoolExecutor(_IN_FLIGHT + 1, thread_name_prefix="wal")
 
@@ -231,7 +234,9 @@ class WalWriter:
         try:
             sealed = write()
         except AlreadyExists:
-            if self._is_recorded(timeline, name, raw_sha256):
+            recorded = self._recorded(timeline, name, raw_sha256)
+            if recorded is not None:
+                self._second_file(recorded)
                 return
             self.archive.repository.store.delete(key)  # of a dead run, never recorded: a leftover
             sealed = write()
@@ -255,15 +260,20 @@ class WalWriter:
         if found.sha256 != sealed.sha256:  # its object had been removed: the receipt described that one
             self.archive.repository.store.delete(receipt.key)
             wal.write_record(self.archive.repository, receipt)
+        self._second_file(receipt)
 
-    def _is_recorded(self, timeline: int, name: str, raw_sha256: str) -> bool:
+    def _second_file(self, receipt: Receipt) -> None:
+        if self._second is not None:
+            self._second.file(receipt)
+
+    def _recorded(self, timeline: int, name: str, raw_sha256: str) -> Receipt | None:
         listing = TimelineWal(timeline)
         if not name.endswith(".history"):
             listing = wal_reader.read_spans(self.archive.repository, self.archive.system_id, timeline)
         receipt = wal_reader.read_receipt(self.archive.repository, listing, self.archive.system_id, name, self._size)
         if receipt is not None and receipt.raw_sha256 != raw_sha256:
             raise self._other_content(name)
-        return receipt is not None
+        return receipt
 
     def _other_content(self, name: str) -> IntegrityError:
         return IntegrityError(
@@ -306,6 +316,8 @@ class WalWriter:
         )
         with suppress(AlreadyExists):
             wal.write_record(self.archive.repository, position)
+        if self._second is not None:
+            self._second.position(position)
         self._pieces = pieces
         needed = {position.expected(piece).key for piece in position.pieces}
         for key in self._stored_pieces - needed:
@@ -341,6 +353,8 @@ class WalWriter:
         """Remove what nobody relies on; where the store does not let us, it stays."""
         with suppress(BbOpsError):
             self.archive.repository.store.delete(key)
+        if self._second is not None:
+            self._second.remove(key)
 
     def _file_key(self, timeline: int, name: str) -> str:
         return wal.file_key(self.archive.repository.cluster, self.archive.system_id, timeline, name)

@@ -75,7 +75,8 @@ def serve(*, spool: Path, region: str | None, fetch_only: bool) -> int:
     with ExitStack() as held:
         pusher = fetcher = None
         if not fetch_only:
-            repository.initialise()
+            for each in filter(None, (repository, ops.wal_options.second)):
+                each.initialise()
             held.enter_context(repository.lock(LOCK_NAME, "wal serve"))
             pusher = Pusher(spool, repository, ops.wal_options, ops.clock)
             held.callback(pusher.close)

@@ -1,6 +1,7 @@
 """The far end of the network fails while WAL is streamed: the server, the line to it, or the object store."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -67,6 +68,35 @@ def test_a_line_that_is_cut_again_and_again_loses_nothing(
             wait_until_archived(command)
         assert proxy.connections > 6
     with restored(command, wheel_18, room) as socket:
+        assert missing_rows(client, socket) == []
+
+
+def test_with_both_regions_required_the_second_alone_brings_everything_back(
+    server: Cluster, command: BbOps, wheel_18: Build, room: Path
+) -> None:
+    command.ok("sync", "incremental")
+    both = command.having(BB_OPS_WAL_BOTH_REGIONS="on")
+    client = Client(server, filler=4000)
+    replica, aside = room / "replica", room / "aside"
+    with streaming(both):
+        with committing(server, client):
+            time.sleep(2)
+            replica.rename(aside)
+            replica.write_text("not a directory", encoding="utf-8")
+            time.sleep(3)
+            held_back = status(command)["lag_bytes"]
+            time.sleep(2)
+            assert status(command)["lag_bytes"] > held_back > 0, "confirmed although the second region is away"
+            replica.unlink()
+            aside.rename(replica)
+            time.sleep(1)
+            client.stop()
+        wait_until_archived(command)
+    assert len(client.acked) > 500
+    server.kill()
+    shutil.rmtree(server.data)
+    shutil.rmtree(room / "repository")
+    with restored(command, wheel_18, room, region="replica") as socket:
         assert missing_rows(client, socket) == []
 
 
