@@ -39,6 +39,7 @@ def test_streamed_wal_is_whole_after_kills_of_streamer_and_server(
                 wait_until(lambda: len(client.acked) > 200 and status(command)["lag_s"] is not None, "too slow")
                 assert running.kill(), "the streamer had ended by itself"
             with command.start("wal", "stream") as running:
+                wait_until(lambda: status(command)["slot_active"], "the streamer did not begin")
                 server.execute(BULK.format(1, 1500 * segment_mib))  # more than one segment
                 server.kill()
                 server.start()
