@@ -6,6 +6,7 @@ database comes first, then each database; the first error ends it. Every byte is
 
 import io
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -239,8 +240,11 @@ def _expect_end(name: str, tail: bytes, mark: bytes) -> None:
 
 
 def _make_cluster(programs: Programs, commit: LogicalCommit, target: Target) -> None:
-    """Run initdb as the source's cluster was made. It wants an empty directory, and ours bears a mark."""
-    new, locale = target.directory / _NEW, commit.locale
+    """Run initdb as the source's cluster was made. It wants an empty directory, and ours bears a mark.
+
+    Its directory is new each time: what a killed run's initdb still does for a moment, it does elsewhere.
+    """
+    new, locale = target.directory / f"{_NEW}-{secrets.token_hex(4)}", commit.locale
     new.mkdir(mode=0o700)
     target.chown(new)
     options = [f"--encoding={locale.encoding}", f"--lc-collate={locale.collate}", f"--lc-ctype={locale.ctype}"]

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bb_ops import process
-from bb_ops.clock import sleep
 from bb_ops.errors import TargetRefused
 from bb_ops.process import Account
-from bb_ops.recovery.target import Target
+from bb_ops.recovery.target import Target, remove_tree
 
 _SCRATCH_PREFIX = "bb_ops-restore-"
-_REMOVAL_ATTEMPTS = 20
-_REMOVAL_PAUSE_S = 0.1
 
 
 @contextmanager
@@ -33,23 +30,7 @@ def scratch_directory(parent: Path | None, owner: Account | None) -> Iterator[Pa
         Target(path, path, owner).chown(path)
         yield path
     finally:
-        _remove_copy(path)
-
-
-def _remove_copy(path: Path) -> None:
-    """Remove a copy, also while a server that was interrupted at its start still removes files of its own."""
-    for attempt in range(_REMOVAL_ATTEMPTS):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            if not path.exists():
-                return
-        except OSError:
-            if attempt == _REMOVAL_ATTEMPTS - 1:
-                raise
-        else:
-            return
-        sleep(_REMOVAL_PAUSE_S)
+        remove_tree(path)
 
 
 def sweep_scratch(parent: Path | None) -> int:

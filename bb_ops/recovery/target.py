@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bb_ops import process
+from bb_ops.clock import sleep
 from bb_ops.errors import TargetRefused
 from bb_ops.files import create_exclusive, is_partial, make_directory
 from bb_ops.process import Account
@@ -15,6 +17,8 @@ MARKER = ".bb_ops-restore.json"
 """Says that a restore is under way in this directory, and so that everything in it is ours."""
 _ROOM_FACTOR = 1.05
 _ACCOUNTS = ("postgres", "nobody")
+_REMOVAL_ATTEMPTS = 20
+_REMOVAL_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def prepare_target(target: Target, backup_id: str) -> None:
         if entry.name != MARKER:
             _remove(entry)
     if target.tablespaces.exists():
-        shutil.rmtree(target.tablespaces)
+        remove_tree(target.tablespaces)
     target.directory.chmod(0o700)
     target.chown(target.directory)
 
@@ -136,8 +140,19 @@ def _check_reachable(existing: Path, owner: Account) -> None:
             )
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a directory, also while a program of PostgreSQL that was killed a moment ago still removes files in it."""
+    for _ in range(_REMOVAL_ATTEMPTS):
+        with suppress(OSError):  # a name that has gone by itself, or a folder that was filled again
+            shutil.rmtree(path)
+        if not path.exists():
+            return
+        sleep(_REMOVAL_PAUSE_S)
+    shutil.rmtree(path)
+
+
 def _remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
+        remove_tree(entry)
     else:
-        entry.unlink()
+        entry.unlink(missing_ok=True)
