@@ -136,16 +136,17 @@ def test_a_dump_is_copied_and_proven_in_the_other_region(held: Held) -> None:
 
 def test_counts_and_dump_belong_together_while_rows_change(held: Held) -> None:
     source, stop = held.source, threading.Event()
-    source.execute("CREATE TABLE busy (id serial PRIMARY KEY, v int)")
+    source.execute("CREATE TABLE busy (id serial PRIMARY KEY, who int, v int)")
 
-    def write() -> None:
+    def write(who: int) -> None:
+        """Change rows of our own, so that the writers never wait for one another."""
         with source.connect() as connection:
             while not stop.is_set():
-                connection.execute("INSERT INTO busy (v) SELECT g FROM generate_series(1, 50) g")
-                connection.execute("UPDATE busy SET v = v + 1 WHERE id % 7 = 0")
-                connection.execute("DELETE FROM busy WHERE id % 11 = 0")
+                connection.execute("INSERT INTO busy (who, v) SELECT %s, g FROM generate_series(1, 50) g", (who,))
+                connection.execute("UPDATE busy SET v = v + 1 WHERE who = %s AND id %% 7 = 0", (who,))
+                connection.execute("DELETE FROM busy WHERE who = %s AND id %% 11 = 0", (who,))
 
-    writers = [threading.Thread(target=write) for _ in range(2)]
+    writers = [threading.Thread(target=write, args=(who,)) for who in range(2)]
     for writer in writers:
         writer.start()
     try:

@@ -125,7 +125,7 @@ def test_a_dump_killed_at_any_moment_is_never_listed_and_blocks_nothing(
     source: Cluster, command: BbOps, slow_dump: BbOps, room: Path
 ) -> None:
     whole_s = slow_dump.ok("backup", "logical").duration_s
-    assert whole_s > 1.5, "too quick to be caught at its work"
+    assert whole_s > 0.6, "too quick to be caught at its work"
     listed, killed_at_work = 1, 0
     for moment in range(MOMENTS):
         with slow_dump.start("backup", "logical") as running:

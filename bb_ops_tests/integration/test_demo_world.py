@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError
 from dotenv import dotenv_values
 from mypy_boto3_s3 import S3Client
 
@@ -111,8 +111,17 @@ def read_object(store: S3Client, bucket: str, key: str) -> bytes | None:
     """Read an object; None while the server, which answers already, still collects its volumes."""
     try:
         return store.get_object(Bucket=bucket, Key=key)["Body"].read()
-    except ClientError:
+    except (ClientError, HTTPClientError):
         return None
+
+
+def write_object(store: S3Client, bucket: str, key: str, data: bytes) -> bool:
+    """Store an object; False while the server still collects its volumes, as after a power cut before."""
+    try:
+        store.put_object(Bucket=bucket, Key=key, Body=data)
+    except (ClientError, HTTPClientError):
+        return False
+    return True
 
 
 def eventually(question: Callable[[], bool], timeout_s: float = 60) -> bool:
@@ -178,7 +187,7 @@ def test_killed_postgres_comes_back_with_its_data_and_its_customers(demo: World)
 def test_everything_comes_back_after_a_power_cut(demo: World, known: Credentials) -> None:
     region = demo.regions[0]
     with closing(object_stores.client(region, known.regions[region.name])) as store:
-        store.put_object(Bucket=region.bucket, Key="kept", Body=b"kept")
+        assert eventually(lambda: write_object(store, region.bucket, "kept", b"kept"))
     for victim in demo.processes:
         kill(victim)
     again = world.up(demo.directory, size="small", say=quiet)
