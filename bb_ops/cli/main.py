@@ -1,5 +1,6 @@
 """The ``bb-ops`` command: its tree, and the one place where errors become exit codes."""
 
+import gc
 import logging
 import signal
 import sys
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # A service manager's stop is an interruption like Ctrl-C: what is unfinished is taken back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(words))
+    code = run(words)
+    gc.freeze()  # the end of the process frees everything: nothing needs to be looked through once more
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:
