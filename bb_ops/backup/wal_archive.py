@@ -203,8 +203,7 @@ def _archived_to(repository: Repository, system_id: str) -> tuple[int | None, st
     position = wal_reader.newest_position(repository, system_id)
     if position is not None:
         return position.timeline, str(position.lsn)
-    for folder in sorted(repository.store.children(wal.wal_prefix(repository.cluster, system_id)), reverse=True):
-        timeline = int(folder, 16)
+    for timeline in reversed(wal_reader.timelines(repository, system_id)):
         ends = [span.end for span in wal_reader.read_spans(repository, system_id, timeline).spans]
         if ends:
             return timeline, str(max(ends))

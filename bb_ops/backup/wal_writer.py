@@ -191,17 +191,10 @@ class WalWriter:
                 return done
 
     def _store_segment(self, segment: Segment, raw_sha256: str, at: datetime | None) -> None:
-        suffix = self.archive.seal.suffix
-        key = self._file_key(segment.timeline, segment.name + suffix)
+        key = self._file_key(segment.timeline, segment.name + self.archive.seal.suffix)
 
         def write() -> SealedObject:
-            writer = SealedWriter(self.archive.repository.store, key, self.archive.seal)
-            try:
-                segment.write_to(writer, 0, segment.offset)
-            except BaseException:
-                writer.abandon()
-                raise
-            return writer.finish()
+            return self._seal(key, segment, 0, segment.offset)
 
         self._store_once(segment.timeline, segment.name, key, raw_sha256, at, write)
 
@@ -330,14 +323,17 @@ class WalWriter:
         name = f"{segment.name}.{start:08X}-{end:08X}.{secrets.token_hex(4)}.partial{suffix}"
         key = self._file_key(segment.timeline, name)
         self._stored_pieces.add(key)
+        sealed = self._seal(key, segment, start, end)
+        return Piece(name=name, from_offset=start, to_offset=end, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
+
+    def _seal(self, key: str, segment: Segment, start: int, end: int) -> SealedObject:
         writer = SealedWriter(self.archive.repository.store, key, self.archive.seal)
         try:
             segment.write_to(writer, start, end)
-        except BaseException:
+        except BaseException:  # also an interrupt leaves no unfinished write
             writer.abandon()
             raise
-        sealed = writer.finish()
-        return Piece(name=name, from_offset=start, to_offset=end, size_bytes=sealed.size_bytes, sha256=sealed.sha256)
+        return writer.finish()
 
     def _forget_positions(self, newest: Position) -> None:
         """Remove superseded records; the newest two stay, so that a reader always finds one."""

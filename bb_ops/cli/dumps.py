@@ -8,7 +8,7 @@ from bb_ops.backup.logical import DumpOptions, DumpPlan, plan_logical_backup, ta
 from bb_ops.backup.schema import plan_schema_backup, take_schema_backup
 from bb_ops.bootstrap import operations
 from bb_ops.cli.describe import report
-from bb_ops.cli.output import emit, json_option, progress_bar, table
+from bb_ops.cli.output import json_option, progress_bar, show
 from bb_ops.clock import Clock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import ServerUnusable
@@ -60,10 +60,7 @@ def _dump(  # noqa: PLR0913 - one fact each
     options = ops.dump_options(databases=databases, new_lineage=new_lineage)
     if dry_run:
         planned = plan(ops.database, ops.repository, options, ops.clock)
-        document = planned.model_dump(mode="json")
-        emit(document) if as_json else table(
-            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
-        )
+        show(planned.model_dump(mode="json"), as_json=as_json)
         return ServerUnusable.exit_code if planned.refusals else 0
     with progress_bar() as progress:
         commit = take(ops.database, ops.repository, options, ops.clock, progress)

@@ -5,7 +5,7 @@ import click
 from bb_ops.backup.full import plan_full_backup, take_full_backup
 from bb_ops.bootstrap import operations
 from bb_ops.cli.describe import report
-from bb_ops.cli.output import emit, json_option, progress_bar, table
+from bb_ops.cli.output import json_option, progress_bar, show
 from bb_ops.errors import ServerUnusable
 from bb_ops.recovery.combine import combine, plan_combine
 from bb_ops.repository.catalog import read_catalog
@@ -25,10 +25,7 @@ def full(*, slot: str | None, new_lineage: bool, dry_run: bool, as_json: bool) -
     options = ops.full_backup_options(slot=slot, new_lineage=new_lineage)
     if dry_run:
         plan = plan_full_backup(ops.database, ops.repository, options, ops.clock)
-        document = plan.model_dump(mode="json")
-        emit(document) if as_json else table(
-            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
-        )
+        show(plan.model_dump(mode="json"), as_json=as_json)
         return ServerUnusable.exit_code if plan.refusals else 0
     with progress_bar() as progress:
         commit = take_full_backup(ops.database, ops.repository, options, ops.clock, progress)
@@ -45,10 +42,7 @@ def combine_(*, backup_id: str, dry_run: bool, as_json: bool) -> int:
     ops = operations()
     entry, options = read_catalog(ops.repository).find(backup_id), ops.combine_options()
     if dry_run:
-        document = plan_combine(ops.repository, entry, options).model_dump(mode="json")
-        emit(document) if as_json else table(
-            ("fact", "value"), [(name, str(value)) for name, value in document.items()]
-        )
+        show(plan_combine(ops.repository, entry, options).model_dump(mode="json"), as_json=as_json)
         return 0
     with progress_bar() as progress:
         commit = combine(ops.repository, entry, options, ops.clock, progress)

@@ -69,6 +69,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def show(document: dict[str, object], *, as_json: bool) -> None:
+    """Print a document of single facts: as it is, or as a table for a person."""
+    if as_json:
+        emit(document)
+    else:
+        table(("fact", "value"), [(name, str(value)) for name, value in document.items()])
+
+
 def human_bytes(size_bytes: float) -> str:
     """Return a size as people read it, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -8,12 +8,10 @@ from bb_ops.defs.automation import after_upstream
 from bb_ops.defs.metadata import backup_metadata, copy_metadata, level_check, proof_metadata
 from bb_ops.defs.partitions import DAILY_SLOTS
 from bb_ops.defs.resources import LoggedProgress, OperationsResource, failures
-from bb_ops.repository.catalog import read_catalog
+from bb_ops.defs.stored import stored_checks
 from bb_ops.repository.ids import SLOT_TIME
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.reports import Level
-from bb_ops.repository.repository import Repository
-from bb_ops.repository.status import slot_punctuality
 from bb_ops.validation.prove import prove_slot
 
 _OWNERS = ["team:operations"]
@@ -56,7 +54,7 @@ def full_backup(context: dg.AssetExecutionContext, operations: OperationsResourc
             metadata=backup_metadata(commit, ops.repository.store.url),
             data_version=dg.DataVersion(commit.id),
             tags={"bb_ops/backup_id": commit.id},
-            check_results=_backup_checks(ops.repository, commit),
+            check_results=stored_checks(ops.repository, commit, _page_checksums(commit)),
         )
 
 
@@ -135,37 +133,13 @@ def full_backup_restore_test(context: dg.AssetExecutionContext, operations: Oper
         )
 
 
-def _backup_checks(repository: Repository, commit: PhysicalCommit) -> list[dg.AssetCheckResult]:
-    """Look at what is stored now, not at what the backup said of itself."""
-    catalog = read_catalog(repository, commit.system_id)
-    entry = catalog.find(commit.id)
-    encrypted = entry.commit.encryption == "age" and all(item.name.endswith(".age") for item in entry.commit.objects)
-    punctuality = slot_punctuality(catalog, commit.slot)
-    warn = dg.AssetCheckSeverity.WARN
-    return [
-        dg.AssetCheckResult(
-            check_name="committed",
-            passed=not entry.problems,
-            description="; ".join(entry.problems) or f"{len(entry.commit.objects)} objects and a valid signature",
-        ),
-        dg.AssetCheckResult(
-            check_name="encrypted",
-            passed=encrypted,
-            severity=warn,
-            description=f"{len(entry.commit.recipients)} recipients",
-        ),
-        dg.AssetCheckResult(
-            check_name="page_checksums",
-            passed=commit.data_checksums,
-            severity=warn,
-            description="checked by the server while sending"
-            if commit.data_checksums
-            else "not measured: they are off",
-        ),
-        dg.AssetCheckResult(
-            check_name="on_time", passed=punctuality.on_time, severity=warn, description=punctuality.description
-        ),
-    ]
+def _page_checksums(commit: PhysicalCommit) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="page_checksums",
+        passed=commit.data_checksums,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="checked by the server while sending" if commit.data_checksums else "not measured: they are off",
+    )
 
 
 daily_backup = dg.define_asset_job(

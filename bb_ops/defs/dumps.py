@@ -7,11 +7,10 @@ from bb_ops.backup.schema import take_schema_backup
 from bb_ops.defs.metadata import dump_metadata
 from bb_ops.defs.partitions import DAILY_SLOTS, WEEKLY_SLOTS
 from bb_ops.defs.resources import LoggedProgress, OperationsResource, failures
-from bb_ops.repository.catalog import read_catalog
+from bb_ops.defs.stored import stored_checks
 from bb_ops.repository.ids import SLOT_TIME
 from bb_ops.repository.manifest import LogicalCommit
 from bb_ops.repository.repository import Repository
-from bb_ops.repository.status import slot_punctuality
 
 _OWNERS = ["team:operations"]
 _LOGICAL_MINUTE = SLOT_TIME.minute + 30
@@ -89,38 +88,20 @@ def schema_backup(context: dg.AssetExecutionContext, operations: OperationsResou
 
 
 def _result(repository: Repository, commit: LogicalCommit) -> dg.MaterializeResult:  # type: ignore[type-arg]
-    """Look at what is stored now, not at what the backup said of itself."""
-    catalog = read_catalog(repository, commit.system_id)
-    entry = catalog.find(commit.id)
-    punctuality = slot_punctuality(catalog, commit.slot, commit.kind)
-    warn = dg.AssetCheckSeverity.WARN
     return dg.MaterializeResult(
         metadata=dump_metadata(commit, repository.store.url),
         data_version=dg.DataVersion(commit.id),
         tags={"bb_ops/backup_id": commit.id},
-        check_results=[
-            dg.AssetCheckResult(
-                check_name="committed",
-                passed=not entry.problems,
-                description="; ".join(entry.problems) or f"{len(entry.commit.objects)} objects and a valid signature",
-            ),
-            dg.AssetCheckResult(
-                check_name="encrypted",
-                passed=entry.commit.encryption == "age"
-                and all(item.name.endswith(".age") for item in entry.commit.objects),
-                severity=warn,
-                description=f"{len(entry.commit.recipients)} recipients",
-            ),
-            dg.AssetCheckResult(
-                check_name="complete",
-                passed=not commit.left_out,
-                severity=warn,
-                description="; ".join(commit.left_out) or f"all {len(commit.databases)} databases",
-            ),
-            dg.AssetCheckResult(
-                check_name="on_time", passed=punctuality.on_time, severity=warn, description=punctuality.description
-            ),
-        ],
+        check_results=stored_checks(repository, commit, _complete(commit)),
+    )
+
+
+def _complete(commit: LogicalCommit) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name="complete",
+        passed=not commit.left_out,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(commit.left_out) or f"all {len(commit.databases)} databases",
     )
 
 

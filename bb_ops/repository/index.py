@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -40,13 +41,16 @@ class Index:
         self._kept: dict[str, list[Any]] = {}
 
     @classmethod
-    def of(cls, repository: Repository, directory: Path | None, now: datetime) -> "Index":
-        """Open the index of a repository's cluster in a folder of caches, which need not exist."""
+    def of(cls, repository: Repository, directory: Path | None, now: datetime, form: Sequence[str]) -> "Index":
+        """Open the index of a repository's cluster in a folder of caches, which need not exist.
+
+        Rows of another ``form``, the members of what is kept, are not read: no version needs to be counted by hand.
+        """
         if directory is None:
             return cls(None, "", now)
         key = repository.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
         place = json.dumps([repository.store.url, repository.cluster])
-        identity = json.dumps([_FORMAT, __version__, place, repository.open().repository_id, key])
+        identity = json.dumps([_FORMAT, __version__, list(form), place, repository.open().repository_id, key])
         name = hashlib.sha256(place.encode()).hexdigest()[:32]
         return cls(directory / f"{name}.index", identity, now)
 

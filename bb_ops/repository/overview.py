@@ -92,7 +92,7 @@ def read_overview(repository: Repository, directory: Path | None, now: datetime)
         RepositoryMissing: there is no repository.
     """
     with _collection_paused():
-        index = Index.of(repository, directory, now)
+        index = Index.of(repository, directory, now, BackupFacts._fields)
         overview = Overview(repository.region)
         repository_id = repository.open().repository_id
         found: list[BackupFacts] = []

@@ -3,6 +3,7 @@
 Segments are kept as runs of consecutive numbers, folder by folder, so that a million of them take little room and time.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ _NAME_DIGITS = 24
 _LOG = slice(8, 16)
 _NUMBER = slice(16, 24)
 _HEX32 = 0x1_0000_0000
+_HEX8 = re.compile("[0-9A-F]{8}")
+_RECORD = re.compile(r"(seal|gap)-([0-9A-F]{16})-([0-9A-F]{16})\.json")
 Runs = list[list[int]]
 """First and last number of consecutive ones, in order."""
 
@@ -105,6 +108,11 @@ class TimelineWal:
         ]
 
 
+def hexadecimal(name: str) -> int | None:
+    """Return the number that a folder of a timeline or a log, or the end of a segment's name, says; None for others."""
+    return int(name, 16) if _HEX8.fullmatch(name) else None
+
+
 @dataclass(frozen=True)
 class LogFolder:
     """What the folder of one WAL log number holds, of segments and pieces."""
@@ -115,18 +123,22 @@ class LogFolder:
     pieces: list[str]
 
 
-def read_folder(names: Iterable[str]) -> LogFolder:
-    """Sort the names in the folder of one WAL log number. Pure."""
+def read_folder(timeline: int, log: int, names: Iterable[str]) -> LogFolder:
+    """Sort the names in the folder of one WAL log number; what does not belong there counts for nothing. Pure."""
+    begin = f"{timeline:08X}{log:08X}"
     stored: list[int] = []
     receipts: list[int] = []
     pieces: list[str] = []
     suffix = SUFFIXES[0]
     for name in names:
         rest = name[_NAME_DIGITS:]
+        number = hexadecimal(name[_NUMBER]) if name.startswith(begin) else None
+        if number is None:
+            continue
         if rest == ".json":
-            receipts.append(int(name[_NUMBER], 16))
+            receipts.append(number)
         elif rest in SUFFIXES:
-            stored.append(int(name[_NUMBER], 16))
+            stored.append(number)
             suffix = rest
         elif ".partial." in rest:
             pieces.append(name)
@@ -137,10 +149,10 @@ def assemble(timeline: int, names: Iterable[str], folders: Mapping[int, LogFolde
     """Put together what one timeline holds: the names directly in its folder, and its folders by log number. Pure."""
     found = TimelineWal(timeline)
     for name in names:
-        if name.startswith("seal-"):
-            found.spans.append(_stretch(name))
-        elif name.startswith("gap-"):
-            found.gaps.append(_stretch(name))
+        record = _RECORD.fullmatch(name)
+        if record is not None:
+            stretches = found.spans if record[1] == "seal" else found.gaps
+            stretches.append(Stretch(Lsn(int(record[2], 16)), Lsn(int(record[3], 16))))
         elif name == f"{timeline:08X}.history.json":
             found.history = True
     for log, folder in folders.items():
@@ -191,8 +203,3 @@ def _runs(numbers: list[int]) -> Runs:
         elif not found or number != found[-1][1]:
             found.append([number, number])
     return found
-
-
-def _stretch(name: str) -> Stretch:
-    _, start, end = name.removesuffix(".json").split("-")
-    return Stretch(Lsn(int(start, 16)), Lsn(int(end, 16)))

@@ -1,13 +1,12 @@
 """Reads what is archived of WAL: listings, positions, receipts. Nothing is written."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from bb_ops.repository.index import Index
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import (
-    POSITIONS,
     Position,
     Receipt,
     Span,
@@ -20,7 +19,7 @@ from bb_ops.repository.wal import (
     timeline_prefix,
     wal_prefix,
 )
-from bb_ops.repository.wal_listing import LogFolder, Stretch, TimelineWal, assemble, read_folder
+from bb_ops.repository.wal_listing import LogFolder, Stretch, TimelineWal, assemble, hexadecimal, read_folder
 from bb_ops.storage.base import Marks
 
 _RECORDS = ("seal-", "gap-")
@@ -30,8 +29,17 @@ def read_timelines(repository: Repository, system_id: str, index: Index | None =
     """List the WAL of a system, by timeline, with what an index knows of its folders; reads no object."""
     if index is None or repository.store.marks(()) is None:
         return _list_all(repository, system_id)
-    timelines = sorted(repository.store.children(wal_prefix(repository.cluster, system_id)))
-    return {int(name, 16): _list_timeline(repository, system_id, int(name, 16), index) for name in timelines}
+    found = timelines(repository, system_id)
+    return {timeline: _list_timeline(repository, system_id, timeline, index) for timeline in found}
+
+
+def timelines(repository: Repository, system_id: str) -> list[int]:
+    """Return the timelines that have a folder, in order; other names beside them are none of ours."""
+    return _numbers(repository.store.children(wal_prefix(repository.cluster, system_id)))
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    return sorted(number for name in names if (number := hexadecimal(name)) is not None)
 
 
 def read_spans(repository: Repository, system_id: str, timeline: int) -> TimelineWal:
@@ -45,19 +53,20 @@ def _list_all(repository: Repository, system_id: str) -> dict[int, TimelineWal]:
     """List everything at once, for stores where each folder would cost a request."""
     prefix = wal_prefix(repository.cluster, system_id)
     names: dict[int, list[str]] = defaultdict(list)
-    logs: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    logs: dict[int, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for info in repository.store.objects(prefix):
-        timeline, _, name = info.key.removeprefix(prefix).partition("/")
-        log, found, rest = name.rpartition("/")
-        if not found:
-            names[int(timeline, 16)].append(name)
-        elif log != POSITIONS:
-            logs[int(timeline, 16)][log].append(rest)
+        folder, _, name = info.key.removeprefix(prefix).partition("/")
+        inner, found, rest = name.rpartition("/")
+        timeline, log = hexadecimal(folder), hexadecimal(inner)
+        if timeline is not None and not found:
+            names[timeline].append(name)
+        elif timeline is not None and log is not None:
+            logs[timeline][log].append(rest)
     return {
         timeline: assemble(
             timeline,
             names.get(timeline, ()),
-            {int(log, 16): read_folder(found) for log, found in logs.get(timeline, {}).items()},
+            {log: read_folder(timeline, log, found) for log, found in logs.get(timeline, {}).items()},
         )
         for timeline in sorted({*names, *logs})
     }
@@ -67,9 +76,11 @@ def _list_timeline(repository: Repository, system_id: str, timeline: int, index:
     cluster = repository.cluster
     prefix = timeline_prefix(cluster, system_id, timeline)
     names, children = _known_or_read(repository, index, [prefix], lambda key: _list_records(repository, key))[0]
-    logs = [int(name, 16) for name in children if name != POSITIONS]
-    folders = [log_prefix(cluster, system_id, timeline, log) for log in logs]
-    rows = _known_or_read(repository, index, folders, lambda key: _list_log(repository, key))
+    logs = _numbers(children)
+    folders = {log_prefix(cluster, system_id, timeline, log): log for log in logs}
+    rows = _known_or_read(
+        repository, index, list(folders), lambda key: _list_log(repository, key, timeline, folders[key])
+    )
     return assemble(timeline, names, {log: LogFolder(*row) for log, row in zip(logs, rows, strict=True)})
 
 
@@ -96,16 +107,15 @@ def _list_records(repository: Repository, prefix: str) -> list[Any]:
     return [names, repository.store.children(prefix)]
 
 
-def _list_log(repository: Repository, prefix: str) -> list[Any]:
-    here = read_folder(info.key.removeprefix(prefix) for info in repository.store.objects(prefix))
+def _list_log(repository: Repository, prefix: str, timeline: int, log: int) -> list[Any]:
+    here = read_folder(timeline, log, (info.key.removeprefix(prefix) for info in repository.store.objects(prefix)))
     return [here.suffix, here.stored, here.receipts, here.pieces]
 
 
 def newest_position(repository: Repository, system_id: str) -> Position | None:
     """Return how far the newest timeline's WAL is durable; None where nothing was archived."""
-    folders = repository.store.children(wal_prefix(repository.cluster, system_id))
-    for folder in sorted(folders, reverse=True):
-        position = timeline_position(repository, system_id, int(folder, 16))
+    for timeline in reversed(timelines(repository, system_id)):
+        position = timeline_position(repository, system_id, timeline)
         if position is not None:
             return position
     return None

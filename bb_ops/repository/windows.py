@@ -121,9 +121,7 @@ class Windows:
 def read_facts(repository: Repository, system_id: str, index: Index | None = None) -> WalFacts:
     """Read what is archived of a system's WAL. Positions come first: what lies before them is in the later listing."""
     facts = WalFacts(system_id)
-    prefix = wal.wal_prefix(repository.cluster, system_id)
-    for folder in repository.store.children(prefix):
-        timeline = int(folder, 16)
+    for timeline in wal_reader.timelines(repository, system_id):
         try:
             position = wal_reader.timeline_position(repository, system_id, timeline)
         except (IntegrityError, KeyRejected) as error:

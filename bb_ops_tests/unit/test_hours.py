@@ -37,7 +37,7 @@ HOUR = timedelta(hours=1)
 def lineage(*backups: PhysicalCommit, segments: range | list[int] = ()) -> Lineage:  # type: ignore[assignment]
     names = [segment_name(1, Lsn(number * MIB16), MIB16) for number in segments]
     files = [f"{name}{suffix}" for name in names for suffix in (".zst.age", ".json")]
-    listed = assemble(1, [], {0: read_folder(files)} if files else {})
+    listed = assemble(1, [], {0: read_folder(1, 0, files)} if files else {})
     return Lineage(SYSTEM, backups, WalFacts(SYSTEM, {1: listed}, segment_bytes=MIB16))
 
 

@@ -12,10 +12,13 @@ from bb_ops.findings import Outcome
 from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.repository import layout, wal
 from bb_ops.repository.ids import BackupKind, new_backup_id
+from bb_ops.repository.index import Index
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.overview import Overview, read_overview
 from bb_ops.repository.reports import Level
 from bb_ops.repository.status import region_status
+from bb_ops.repository.wal_listing import Stretch, TimelineWal
+from bb_ops.repository.wal_reader import read_timelines
 from bb_ops.repository.windows import Window
 from bb_ops.storage.local import LocalStore
 from bb_ops_tests.unit.builders import NOON, SYSTEM_ID, new_commit, new_proof, new_repository, stored_backup
@@ -78,6 +81,14 @@ class World:
     def path(self, commit: PhysicalCommit, name: str) -> Path:
         return self.root / layout.backup_prefix("main", SYSTEM_ID, commit.id) / name
 
+    def foreign_names(self) -> None:
+        """Leave what file systems, browsers of buckets and moved objects leave."""
+        prefix = f"main/{SYSTEM_ID}/wal/"
+        for name in ("lost+found/x", "00000001/.snapshot/x", "00000001/seal-x.json", "00000001/00000000/desktop.json"):
+            self.repository.store.create(prefix + name, b"x")
+        for name in ("000000010000000500000009.zst.age", "000000010000000500000009.json"):  # of another log
+            self.repository.store.create(f"{prefix}00000001/00000000/{name}", b"x")
+
     def find(self, pattern: str) -> Path:
         return max(self.root.rglob(pattern))
 
@@ -87,6 +98,10 @@ class World:
 
 def answer(overview: Overview) -> object:
     return region_status(overview, NOON + 2 * DAY)
+
+
+def whole_stretches(found: dict[int, TimelineWal]) -> dict[int, list[Stretch]]:
+    return {timeline: listing.stretches(MIB) for timeline, listing in found.items() if listing.stretches(MIB)}
 
 
 @pytest.fixture
@@ -143,10 +158,11 @@ EVENTS: dict[str, Callable[[World], object]] = {
         ),
     ),
     "another timeline": lambda w: w.segment(8, timeline=2),
+    "names that are none of ours": lambda w: w.foreign_names(),
 }
 
 
-SILENT = {"nothing", "an uncommitted backup", "a record of a gap", "another timeline"}
+SILENT = {"nothing", "names that are none of ours", "an uncommitted backup", "a record of a gap", "another timeline"}
 """Events that change nothing of what can be promised."""
 
 
@@ -159,6 +175,9 @@ def test_an_answer_is_the_same_with_an_index_and_without(world: World, event: st
     assert answer(found) == answer(world.read(anew=True))
     assert answer(world.read(anew=False)) == answer(found)
     assert (answer(found) == before) == (event in SILENT)
+    assert whole_stretches(read_timelines(world.repository, SYSTEM_ID)) == whole_stretches(
+        read_timelines(world.repository, SYSTEM_ID, Index(None, "", NOON))
+    )
 
 
 class NotingStore(LocalStore):

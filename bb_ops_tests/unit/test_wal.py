@@ -38,7 +38,7 @@ def sort_names(timeline: int, found: list[str]) -> TimelineWal:
     for name in found:
         if len(name) > 24 and name[24] == ".":
             logs[int(name[8:16], 16)].append(name)
-    return assemble(timeline, found, {log: read_folder(inside) for log, inside in logs.items()})
+    return assemble(timeline, found, {log: read_folder(timeline, log, inside) for log, inside in logs.items()})
 
 
 def listing(timeline: int, numbers: range | list[int], *more: str) -> TimelineWal:
