@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bb_ops.backup.logical import DumpOptions
     from bb_ops.backup.wal_options import WalOptions
     from bb_ops.recovery.combine import CombineOptions
+    from bb_ops.recovery.facts import Locate
+    from bb_ops.recovery.recovery_target import RecoveryTarget
     from bb_ops.validation.restore_test import RestoreTestOptions
 
 
@@ -148,6 +150,11 @@ class Operations:
             new_lineage=new_lineage,
             slot=slot,
         )
+
+    def locate(self, target: "RecoveryTarget") -> "Locate | None":
+        """Return what finds a target's transaction or restore point in archived WAL; None where none is needed."""
+        del target
+        return None
 
     def restore_test_options(self, level: Level) -> "RestoreTestOptions":
         """Return how restore tests are done."""

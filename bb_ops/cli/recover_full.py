@@ -8,12 +8,12 @@ from bb_ops.bootstrap import operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
 from bb_ops.findings import Outcome
 from bb_ops.recovery.cluster import plan_cluster, recover_cluster
-from bb_ops.recovery.full import RecoverOptions
+from bb_ops.recovery.full import RecoverOptions, Recovery
 from bb_ops.repository.catalog import read_catalog
 
 _NOT_MEASURED = 13
 _BAD_STATE = 4
-_DEFAULT_PORT = 5433
+DEFAULT_PORT = 5433
 
 
 @click.command("full")
@@ -21,7 +21,7 @@ _DEFAULT_PORT = 5433
 @click.option("--into", required=True, type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
 @click.option("--region", help="Take the backup from this region's repository.")
 @click.option("--start", is_flag=True, help="Leave a server running there, with archiving off.")
-@click.option("--port", default=_DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option("--dry-run", is_flag=True, help="Show what would be restored.")
 @json_option
 def full(  # noqa: PLR0913 - one option each
@@ -50,14 +50,24 @@ def full(  # noqa: PLR0913 - one option each
     if as_json:
         emit(done.model_dump(mode="json"))
     else:
-        size = human_bytes(done.restored_bytes)
-        click.echo(f"{done.backup_id} from {done.region}: {size} in {done.duration_s} s into {done.data_directory}")
-        at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
-        click.echo(f"shows the state of {at}, proven {done.proof}")
-        for step in done.steps:
-            click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
-        if done.connection_string:
-            click.echo(f"connect with: {done.connection_string}")
+        print_recovery(done)
     if error is not None:
         raise error
+    return exit_code_of(done)
+
+
+def print_recovery(done: Recovery) -> None:
+    """Print for a person what a recovery did."""
+    size = human_bytes(done.restored_bytes)
+    click.echo(f"{done.backup_id} from {done.region}: {size} in {done.duration_s} s into {done.data_directory}")
+    at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
+    click.echo(f"shows the state of {at}, proven {done.proof}")
+    for step in done.steps:
+        click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
+    if done.connection_string:
+        click.echo(f"connect with: {done.connection_string}")
+
+
+def exit_code_of(done: Recovery) -> int:
+    """Return how a command ends whose recovery raised no error."""
     return {Outcome.PASS: 0, Outcome.FAIL: _BAD_STATE, Outcome.NOT_MEASURED: _NOT_MEASURED}[done.outcome]

@@ -83,18 +83,37 @@ class RunningServer:
 
 
 @contextmanager
-def throw_away_server(
-    programs: Programs, directory: Path, superuser: str, owner: Account | None, timeout_s: float
+def throw_away_server(  # noqa: PLR0913 - each is a separate property of the server
+    programs: Programs,
+    directory: Path,
+    superuser: str,
+    owner: Account | None,
+    timeout_s: float,
+    recovery: Mapping[str, str] | None = None,
 ) -> Iterator[RunningServer]:
-    """Run a server on a throw-away copy, reachable over a private socket alone, and stop it at the end.
+    """Run a server on a copy, reachable over a private socket alone, and stop it at the end.
 
     The copy's own configuration is ignored: no archiving, no preloaded libraries, no replication, no network.
+    Nothing is forced to disk.
+
+    Args:
+        programs: Of its major version.
+        directory: The data directory.
+        superuser: The role that initdb made.
+        owner: Whose account it runs as; None for ours.
+        timeout_s: How long its recovery may take.
+        recovery: Settings of an archive recovery; the caller has put ``recovery.signal`` there.
 
     Raises:
         ProgramFailed: it did not start within ``timeout_s``; the message carries the end of its log.
     """
     with _socket_directory(directory, owner) as sockets:
-        settings = {**_fixed_settings(programs, directory, owner), **_THROW_AWAY, "listen_addresses": ""}
+        settings = {
+            **_fixed_settings(programs, directory, owner),
+            **_THROW_AWAY,
+            "listen_addresses": "",
+            **(recovery or {}),
+        }
         _write_configuration(directory, sockets, settings, owner)
         child = _start(programs, directory, owner, outlive=False)
         try:
@@ -211,6 +230,15 @@ def _tail(directory: Path) -> str:
     text = (directory / "bb_ops.log").read_text(encoding="utf-8", errors="replace")
     telling = [line for line in text.splitlines() if "FATAL" in line or "PANIC" in line or "HINT" in line]
     return " ".join(telling or text.splitlines())[-_TAIL_CHARACTERS:]
+
+
+def forget_configuration(directory: Path) -> None:
+    """Take our configuration away from a directory whose server has stopped, and give it its own back."""
+    for path in directory.glob("bb_ops.*"):
+        path.unlink()
+    source = directory / "postgresql.auto.conf.source"
+    if source.exists():
+        source.replace(directory / "postgresql.auto.conf")
 
 
 @contextmanager

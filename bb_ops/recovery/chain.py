@@ -40,6 +40,7 @@ def restore_backup(  # noqa: PLR0913 - each is a separate fact
     progress: Progress,
     *,
     durable: bool,
+    plan: str | None = None,
 ) -> Restored:
     """Restore a full backup, or an increment with all that it builds on, into a checked target.
 

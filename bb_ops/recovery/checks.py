@@ -56,3 +56,45 @@ def reached_position(dsn: Dsn, commit: PhysicalCommit) -> tuple[Outcome, str]:
     if recovering or position < commit.wal_end_lsn:
         return Outcome.FAIL, f"recovery ended at {position}, the commit promises {commit.wal_end_lsn}"
     return Outcome.PASS, f"the server answers; recovery replayed everything up to {commit.wal_end_lsn}"
+
+
+def check_structure(programs: Programs, dsn: Dsn, owner: Account | None) -> tuple[Outcome, str]:
+    """L5: heaps, indexes and constraints. Databases that lack the amcheck extension have it afterwards."""
+    indexes = inspect.check_indexes(programs, dsn, owner)
+    constraints = inspect.check_constraints(dsn)
+    complaints = [*indexes.complaints, *constraints.complaints]
+    if complaints:
+        return Outcome.FAIL, "; ".join(complaints)
+    return Outcome.PASS, f"amcheck: {indexes.checked} relations sound; {constraints.checked} constraints hold"
+
+
+def check_structure_of_kept(programs: Programs, dsn: Dsn, owner: Account | None) -> tuple[Outcome, str]:
+    """L5 of a copy that will be used: as ``check_structure``, and no extension remains that was not there before."""
+    lacking = []
+    for name in inspect.databases(dsn):
+        with connect(dsn, dbname=name) as connection:
+            if connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'").fetchone() is None:
+                lacking.append(name)
+    try:
+        return check_structure(programs, dsn, owner)
+    finally:
+        for name in lacking:
+            with connect(dsn, dbname=name) as connection:
+                connection.execute("SET default_transaction_read_only = off")
+                connection.execute("DROP EXTENSION IF EXISTS amcheck")
+
+
+def add_page_checksums(
+    before: tuple[Outcome, str], programs: Programs, directory: Path, owner: Account | None
+) -> tuple[Outcome, str]:
+    """Add the page checksums, which need a stopped server, to an answer of L5.
+
+    Raises:
+        IntegrityError: a page differs from its checksum.
+    """
+    seen = inspect.check_page_checksums(programs, directory, owner)
+    if seen is None:
+        return before[0], f"{before[1]}; page checksums: off at the source, not measured"
+    if seen.complaints:
+        raise IntegrityError(f"page checksums: {'; '.join(seen.complaints)}")
+    return before[0], f"{before[1]}; page checksums of {seen.checked} pages right"

@@ -59,6 +59,12 @@ class Recovery(Value):
         duration_s: From the start to a checked directory, or to a server that answers.
         proof: The highest proof level that this copy showed.
         outcome: The worst answer of the levels that were tried.
+        target: The moment, as it can be typed; None for a backup as it is.
+        plan_hash: Of the plan that was executed; None likewise, as all that follows.
+        timeline: The copy's own, new one.
+        last_transaction_at: When the last replayed transaction committed.
+        replayed_bytes: Of WAL behind the backup's end.
+        replay_s: Seconds from the start of recovery to the first answer.
     """
 
     schema_id: str = "bb-ops/recovery/1"
@@ -75,6 +81,12 @@ class Recovery(Value):
     proof: str | None
     outcome: Outcome
     steps: tuple[Step, ...]
+    target: str | None = None
+    plan_hash: str | None = None
+    timeline: int | None = None
+    last_transaction_at: datetime | None = None
+    replayed_bytes: int | None = None
+    replay_s: float | None = None
 
 
 class RecoverPlan(Value):

@@ -192,11 +192,16 @@ def complete_target(target: Target, *, durable: bool) -> None:
     if not partial.is_file():
         raise IntegrityError(f"the backup holds no {CONTROL_FILE}")
     if durable:
-        _sync_file_system(target.directory)
-        if target.tablespaces.exists():
-            _sync_file_system(target.tablespaces)
+        make_durable(target)
     partial.rename(target.directory / CONTROL_FILE)
     fsync_directory(partial.parent)
+
+
+def make_durable(target: Target) -> None:
+    """Force the whole target to disk."""
+    _sync_file_system(target.directory)
+    if target.tablespaces.exists():
+        _sync_file_system(target.tablespaces)
 
 
 def _sync_file_system(directory: Path) -> None:

@@ -156,3 +156,11 @@ def _remove(entry: Path) -> None:
         remove_tree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def is_restored(target: Target, backup_id: str, plan: str | None) -> bool:
+    return False
+
+
+def mark_restored(target: Target) -> None:
+    pass

@@ -71,10 +71,10 @@ def fetch_all(repository: Repository, system_id: str, directory: Path, start: Ls
             if receipt is None:
                 continue
             if start is None or wal.segment_position(name, receipt.raw_size_bytes) + receipt.raw_size_bytes > start:
-                _write(repository, receipt, directory / name)
+                write_segment(repository, receipt, directory / name)
                 files.append(name)
         if position is not None and position.segment is not None and position.segment not in listing.stored:
-            _assemble(repository, position, directory / position.segment)
+            write_unfinished(repository, position, directory / position.segment)
             files.append(position.segment)
     return FetchedWal(
         system_id=system_id,
@@ -96,17 +96,17 @@ def fetch_file(repository: Repository, system_id: str, name: str, path: Path) ->
         listing = TimelineWal(timeline)
         receipt = wal_reader.read_receipt(repository, listing, system_id, name, 1)
         if receipt is not None:
-            _write(repository, receipt, path)
+            write_segment(repository, receipt, path)
         return receipt is not None
     spans = wal_reader.read_spans(repository, system_id, timeline)
     size = wal_reader.segment_size(repository, system_id, spans) or 1
     receipt = wal_reader.read_receipt(repository, spans, system_id, name, size)
     if receipt is not None:
-        _write(repository, receipt, path)
+        write_segment(repository, receipt, path)
         return True
     position = wal_reader.timeline_position(repository, system_id, timeline)
     if position is not None and position.segment == name:
-        _assemble(repository, position, path)
+        write_unfinished(repository, position, path)
         return True
     return False
 
@@ -123,11 +123,17 @@ def _fetch_history(repository: Repository, system_id: str, timeline: int, direct
     receipt = wal_reader.read_receipt(repository, TimelineWal(timeline), system_id, name, 1)
     if receipt is None:
         raise IntegrityError(f"{repository.store.url}: the receipt of {name} is gone")
-    _write(repository, receipt, directory / name)
+    write_segment(repository, receipt, directory / name)
     return name
 
 
-def _write(repository: Repository, receipt: Receipt, path: Path) -> None:
+def write_segment(repository: Repository, receipt: Receipt, path: Path, *, durable: bool = True) -> None:
+    """Write a whole segment or a history file, atomically.
+
+    Raises:
+        IntegrityError: it differs from its signed hash; nothing is written.
+        KeyRejected: our identities do not open it.
+    """
     temporary = partial_path(path)
     identities = repository.identities if receipt.suffix.endswith(".age") else ()
     try:
@@ -139,11 +145,12 @@ def _write(repository: Repository, receipt: Receipt, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    if durable:
+        fsync_directory(path.parent)
 
 
-def _assemble(repository: Repository, position: Position, path: Path) -> None:
-    """Put an unfinished segment together from its pieces."""
+def write_unfinished(repository: Repository, position: Position, path: Path, *, durable: bool = True) -> None:
+    """Put an unfinished segment together from its pieces, filled up with zeros; see ``write_segment``."""
     temporary = partial_path(path)
     try:
         with temporary.open("wb") as handle:
@@ -160,4 +167,5 @@ def _assemble(repository: Repository, position: Position, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    if durable:
+        fsync_directory(path.parent)

@@ -10,6 +10,7 @@ bb-ops-repository.json                                  the marker of a reposito
 {cluster}/{system_id}/base/{backup_id}/{database oid}.schema.zst.age     of a schema backup
 {cluster}/{system_id}/base/{backup_id}/globals.sql.zst.age               of both
 {cluster}/{system_id}/evidence/{backup_id}/{proof_id}.json
+{cluster}/{system_id}/recoveries/{recovery_id}.json     what a recovery measured
 {cluster}/locks/{name}/{fence}.json
 """
 
@@ -71,6 +72,16 @@ def evidence_prefix(cluster: str, system_id: str, backup_id: str = "") -> str:
 def proof_key(cluster: str, system_id: str, backup_id: str, proof_id: str) -> str:
     """Return the key of one proof."""
     return f"{evidence_prefix(cluster, system_id, backup_id)}{proof_id}.json"
+
+
+def recovery_prefix(cluster: str, system_id: str) -> str:
+    """Return the prefix of what recoveries measured."""
+    return f"{cluster}/{system_id}/recoveries/"
+
+
+def recovery_key(cluster: str, system_id: str, recovery_id: str) -> str:
+    """Return the key of one recovery's record."""
+    return f"{recovery_prefix(cluster, system_id)}{recovery_id}.json"
 
 
 def lock_prefix(cluster: str, name: str) -> str:

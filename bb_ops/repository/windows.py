@@ -218,7 +218,7 @@ def _reach(facts: WalFacts, start: Point) -> Point | None:
     size = facts.segment_bytes
     if size is None:
         return None
-    end = _end_on(facts, start, size)
+    end = end_on(facts, start)
     if end is None:
         return None
     for timeline in sorted(facts.histories, reverse=True):
@@ -284,8 +284,11 @@ def union(stretches: Iterable[tuple[datetime, datetime]]) -> list[Window]:
     return [Window(from_at=from_at, to_at=to_at) for from_at, to_at in found]
 
 
-def _end_on(facts: WalFacts, start: Point, size: int) -> Lsn | None:
-    """Return up to where one timeline's WAL joins ``start`` without a hole."""
+def end_on(facts: WalFacts, start: Point) -> Lsn | None:
+    """Return up to where one timeline's WAL joins ``start`` without a hole; None where none does."""
+    size = facts.segment_bytes
+    if size is None:
+        return None
     border = start.lsn.segment_start(size)
     end: Lsn | None = None
     for stretch in facts.stretches(start.timeline):

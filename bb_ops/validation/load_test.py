@@ -16,6 +16,7 @@ from bb_ops.postgres.fingerprint import Contents, take_fingerprints
 from bb_ops.postgres.programs import find_programs
 from bb_ops.process import Account
 from bb_ops.progress import Progress
+from bb_ops.recovery.checks import check_structure
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.load import Dump, Loaded, comparable_globals, needed_bytes, not_continuous
 from bb_ops.recovery.restore import read_fingerprints
@@ -31,7 +32,6 @@ from bb_ops.validation.restore_test import (
     Nowhere,
     RestoreTestOptions,
     RestoreTestResult,
-    check_structure,
     present,
 )
 

@@ -13,14 +13,13 @@ from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, IntegrityError
 from bb_ops.findings import Outcome
-from bb_ops.postgres import inspect
 from bb_ops.postgres.fingerprint import take_fingerprints
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.process import Account
 from bb_ops.progress import Progress
 from bb_ops.recovery.chain import restore_backup
-from bb_ops.recovery.checks import check_contents, check_wal, reached_position
+from bb_ops.recovery.checks import add_page_checksums, check_contents, check_structure, check_wal, reached_position
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.restore import Restored, needed_bytes, relocate_tablespaces
 from bb_ops.recovery.scratch_copy import scratch_directory
@@ -214,26 +213,11 @@ class _RestoreTest:
         before = self._climb.steps.pop(Level.L5)
 
         def check() -> tuple[Outcome, str]:
-            seen = inspect.check_page_checksums(programs, directory, owner)
-            if seen is None:
-                return Outcome.PASS, f"{before.evidence}; page checksums: off at the source, not measured"
-            if seen.complaints:
-                raise IntegrityError(f"page checksums: {'; '.join(seen.complaints)}")
-            return Outcome.PASS, f"{before.evidence}; page checksums of {seen.checked} pages right"
+            return add_page_checksums((Outcome.PASS, before.evidence), programs, directory, owner)
 
         self._climb.measure(Level.L5, check)
         after = self._climb.steps[Level.L5]
         self._climb.steps[Level.L5] = after.model_copy(update={"duration_s": before.duration_s + after.duration_s})
-
-
-def check_structure(programs: Programs, dsn: Dsn, owner: Account | None) -> tuple[Outcome, str]:
-    """L5: heaps, indexes and constraints."""
-    indexes = inspect.check_indexes(programs, dsn, owner)
-    constraints = inspect.check_constraints(dsn)
-    complaints = [*indexes.complaints, *constraints.complaints]
-    if complaints:
-        return Outcome.FAIL, "; ".join(complaints)
-    return Outcome.PASS, f"amcheck: {indexes.checked} relations sound; {constraints.checked} constraints hold"
 
 
 def present(entry: CatalogEntry) -> tuple[Outcome, str]:

@@ -1,0 +1,165 @@
+"""``bb-ops recover plan`` and ``recover point-in-time``: what a recovery to a moment would cost, and the recovery."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from bb_ops.bootstrap import Operations, operations
+from bb_ops.cli.output import emit, human_bytes, human_duration, json_option, progress_bar
+from bb_ops.cli.recover_full import DEFAULT_PORT, exit_code_of, print_recovery
+from bb_ops.errors import BbOpsError
+from bb_ops.recovery.full import RecoverOptions
+from bb_ops.recovery.plan import RecoveryPlan
+from bb_ops.recovery.planning import plan_recovery, require_job
+from bb_ops.recovery.point_in_time import Job, check_job, recover_point
+from bb_ops.recovery.recovery_target import parse_target
+from bb_ops.repository.reports import Level
+
+_LEVELS = [Level.L4.name, Level.L5.name]
+_SHOWN_OTHERS = 5
+
+
+def target_options(function: Callable[..., object]) -> Callable[..., object]:
+    """Give a command the options that say which moment, and from where."""
+    for option in (
+        click.option("--backup", metavar="ID", help="Begin with this backup; else the nearest before the target."),
+        click.option("--region", help="Take everything from this region; else the one that serves best."),
+        click.option("--timeline", type=click.IntRange(1), help="Follow this timeline; else the newest possible."),
+        click.option(
+            "--inclusive/--exclusive",
+            "inclusive",
+            default=None,
+            help="Whether the commit at that time, the transaction, or the record that starts at that position is in."
+            "  [default: a time and a transaction are in, a record is not]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("plan")
+@click.argument("target", default="latest", metavar="[TARGET]")
+@target_options
+@click.option("--into", type=click.Path(path_type=Path), help="Where the copy would go; the hash binds it.")
+@json_option
+def plan(  # noqa: PLR0913 - one option each
+    *,
+    target: str,
+    backup: str | None,
+    region: str | None,
+    timeline: int | None,
+    inclusive: bool | None,
+    into: Path | None,
+    as_json: bool,
+) -> int:
+    """Show how to get to TARGET: the backup, the WAL, the time it takes, what is lost, or why it cannot be.
+
+    TARGET is latest, immediate, a time with its zone ("2026-11-24 03:07:12+00"), lsn:X/Y, xid:N or name:RESTORE-POINT.
+
+    Exit 0 when it is possible, 2 when it is refused, 10 without any backup.
+    """
+    ops = operations()
+    found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
+    if as_json:
+        emit(found.model_dump(mode="json"))
+    else:
+        print_plan(found)
+    try:
+        require_job(found, job)
+    except BbOpsError as error:
+        click.echo(f"bb-ops: {error}", err=True)  # the one document is the plan itself
+        return error.exit_code
+    return 0
+
+
+@click.command("point-in-time")
+@click.argument("target")
+@target_options
+@click.option("--into", required=True, type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
+@click.option("--start", is_flag=True, help="Leave a server running there, with archiving off.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
+@click.option("--level", type=click.Choice(_LEVELS), default="L5", show_default=True, help="How high it is proven.")
+@click.option("--plan", "plan_hash", metavar="HASH", help="Execute this plan or none; see `bb-ops recover plan`.")
+@click.option("--dry-run", is_flag=True, help="Show the plan.")
+@json_option
+def point_in_time(  # noqa: PLR0913 - one option each
+    *,
+    target: str,
+    backup: str | None,
+    region: str | None,
+    timeline: int | None,
+    inclusive: bool | None,
+    into: Path,
+    start: bool,
+    port: int,
+    level: str,
+    plan_hash: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Bring the cluster back as it was at TARGET, in an empty directory beside everything that exists.
+
+    TARGET is latest, immediate, a time with its zone ("2026-11-24 03:07:12+00"), lsn:X/Y, xid:N or name:RESTORE-POINT.
+    `bb-ops recover events` lists the moments at which something was dropped, truncated or deleted.
+
+    Killed at any point, the same command goes on. Exit 0 when the copy is proven, 2 when the target or the directory is
+    refused, 5 when the backup or its WAL is damaged, 4 when the copy is unsound.
+    """
+    ops = operations()
+    options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user)
+    found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
+    job = require_job(found, job, plan_hash)
+    check_job(job, options)
+    if dry_run:
+        if as_json:
+            emit(found.model_dump(mode="json"))
+        else:
+            print_plan(found)
+        return 0
+    with progress_bar() as progress:
+        done, error = recover_point(job, options, Level[level], ops.clock, progress)
+    if as_json:
+        emit(done.model_dump(mode="json"))
+    else:
+        print_recovery(done)
+    if error is not None:
+        raise error
+    return exit_code_of(done)
+
+
+def planned(  # noqa: PLR0913 - one option each
+    ops: Operations,
+    target: str,
+    backup: str | None,
+    region: str | None,
+    timeline: int | None,
+    *,
+    inclusive: bool | None,
+    into: Path | None,
+) -> tuple[RecoveryPlan, Job | None]:
+    """Plan what the options of ``target_options`` say."""
+    wanted = parse_target(target, inclusive=inclusive, timeline=timeline)
+    repositories = [ops.region(region)] if region is not None else ops.repositories
+    locate = ops.locate(wanted)
+    return plan_recovery(repositories, wanted, ops.clock, into=into, backup_id=backup, locate=locate)
+
+
+def print_plan(plan: RecoveryPlan) -> None:
+    """Print a plan for a person."""
+    if plan.backup_id is not None:
+        at = f"{plan.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC" if plan.recovered_to_at else "an instant not known before"
+        click.echo(f"to {plan.target}: shows {at}")
+        increments = f" and {len(plan.chain) - 1} increments" if len(plan.chain) > 1 else ""
+        click.echo(f"from     {plan.backup_id}{increments} in {plan.region}, {human_bytes(plan.download_bytes)} stored")
+        for leg in plan.legs:
+            click.echo(f"replay   timeline {leg.timeline} from {leg.from_lsn} to {leg.to_lsn}")
+        click.echo(f"WAL      {human_bytes(plan.wal_bytes)} in at most {plan.segments} segments")
+        click.echo(f"room     {human_bytes(plan.restore_bytes)}" + (f" in {plan.into}" if plan.into else ""))
+        took = human_duration(plan.predicted_s) if plan.predicted_s is not None else "not known"
+        click.echo(f"takes    {took} ({plan.prediction})")
+        lost = human_duration(plan.predicted_loss_s) if plan.predicted_loss_s is not None else "not known"
+        click.echo(f"loses    what was committed in the last {lost}")
+        click.echo(f"plan     {plan.plan_hash}")
+    for other in plan.others[:_SHOWN_OTHERS]:
+        click.echo(f"not      {other.backup_id or 'region'} in {other.region}: {other.reason}")

@@ -1,0 +1,191 @@
+"""Replay archived WAL in a restored directory, up to a target and no further, and leave a cluster on its own timeline.
+
+The server has no network, no archiving and answers nobody before recovery has ended. Killed, it goes on where it was.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from bb_ops.clock import Stopwatch
+from bb_ops.errors import IntegrityError, ProgramFailed
+from bb_ops.files import create_exclusive
+from bb_ops.postgres.lsn import Lsn
+from bb_ops.postgres.programs import Programs
+from bb_ops.postgres.scratch import RunningServer, throw_away_server
+from bb_ops.postgres.timelines import parse_history
+from bb_ops.progress import Progress
+from bb_ops.recovery.branch import Leg
+from bb_ops.recovery.choice import Candidate, said
+from bb_ops.recovery.feed import RESTORE_COMMAND, WalFeed
+from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.target import Target
+from bb_ops.repository.repository import Repository
+
+_LOGGER = logging.getLogger(__name__)
+_TIMEOUT_S = 7 * 24 * 3600.0
+_SIGNAL = "recovery.signal"
+_LOG = "bb_ops.log"
+_BEGUN = ".bb_ops-replay"
+_LAST = re.compile(r"last completed transaction was at log time (\S+ \S+)$", re.MULTILINE)
+_TOO_SHORT = "recovery ended before configured recovery target was reached"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is to be replayed.
+
+    Attributes:
+        repository: The region whose archive is used.
+        best: The backup, and what the region holds.
+        legs: The way, from the plan.
+        target: Where to stop.
+    """
+
+    repository: Repository
+    best: Candidate
+    legs: tuple[Leg, ...]
+    target: RecoveryTarget
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A server that reached the target and accepts connections on a private socket.
+
+    Attributes:
+        timeline: Its new one.
+        ended_at_lsn: Where it left the old one.
+        reason: Why it ended there, as PostgreSQL's history file says.
+        last_transaction_at: When the last transaction in it committed; None where none was replayed.
+        replay_s: Seconds from the start of recovery to the first answer.
+        wal_bytes: Of archived WAL between the backup's end and the end of recovery.
+    """
+
+    server: RunningServer
+    timeline: int
+    ended_at_lsn: Lsn
+    reason: str
+    last_transaction_at: datetime | None
+    replay_s: float
+    wal_bytes: int
+
+    @property
+    def evidence(self) -> str:
+        """Say it in one line."""
+        last = (
+            f"; the last transaction in it is of {said(self.last_transaction_at)}" if self.last_transaction_at else ""
+        )
+        return (
+            f"recovery ended at {self.ended_at_lsn} ({self.reason}), new timeline {self.timeline}{last}; ready "
+            f"{self.replay_s} s after the start"
+        )
+
+
+@contextmanager
+def replayed(replay: Replay, target: Target, programs: Programs, progress: Progress) -> Iterator[Replayed]:
+    """Run recovery to its target and keep the server running for the block.
+
+    Raises:
+        IntegrityError: archived WAL is damaged or gone, or ends before the target.
+        KeyRejected: our identities do not open it.
+        ProgramFailed: the server did not start; the message carries the end of its log.
+    """
+    watch = Stopwatch()
+    facts = {"backup_id": replay.best.commit.id, "target": str(replay.target)}
+    _LOGGER.info("replay starts", extra=facts)
+    _prepare(target)
+    with WalFeed(replay.repository, replay.best.facts.wal, replay.legs, target, progress) as feed, ExitStack() as stack:
+
+        def start(*, bounded: bool) -> RunningServer:
+            settings, superuser = _settings(replay, bounded=bounded), replay.best.commit.superuser
+            server = throw_away_server(programs, target.directory, superuser, target.owner, _TIMEOUT_S, settings)
+            return stack.enter_context(server)
+
+        try:
+            running = start(bounded=True)
+        except ProgramFailed as error:
+            if feed.errors:
+                raise feed.errors[0] from error
+            if _TOO_SHORT not in str(error):
+                raise
+            if not _is_beyond_doubt(replay):
+                short = f"{replay.repository.store.url}: the WAL ends before {replay.target} was reached"
+                raise IntegrityError(short) from error
+            # Nothing behind the target is archived, so that the server could not see it pass: the end is the target.
+            running = start(bounded=False)
+        done = _look(replay, target.directory, running, watch)
+        _LOGGER.info("replay ends", extra={**facts, "duration_s": done.replay_s, "size_bytes": done.wal_bytes})
+        yield done
+
+
+def forget_replay(directory: Path) -> None:
+    """Remove what only a replay that is under way needs."""
+    (directory / _BEGUN).unlink(missing_ok=True)
+
+
+def _is_beyond_doubt(replay: Replay) -> bool:
+    """Say whether the archived WAL covers the target although nothing in it lies behind."""
+    if replay.target.kind == TargetKind.TIME:
+        return replay.best.until_at >= replay.target.at
+    if replay.target.kind == TargetKind.LSN:
+        return replay.best.branch.end.lsn >= replay.target.lsn
+    return False
+
+
+def _settings(replay: Replay, *, bounded: bool) -> dict[str, str]:
+    target, commit = replay.target, replay.best.commit
+    timeline = replay.legs[-1].timeline if replay.legs else commit.timeline
+    settings = {
+        "hot_standby": "off",  # nobody reads before the end; also no limit of the source's needs to be met
+        "restore_command": RESTORE_COMMAND,
+        "recovery_target_timeline": "current" if timeline == commit.timeline else str(timeline),
+        "recovery_target_action": "promote",
+    }
+    if target.kind == TargetKind.IMMEDIATE:
+        settings["recovery_target"] = "immediate"
+    elif target.kind != TargetKind.LATEST and bounded:
+        value = f"{target.at:%Y-%m-%d %H:%M:%S.%f}+00" if target.kind == TargetKind.TIME else target.value
+        settings[f"recovery_target_{target.kind}"] = value
+        settings["recovery_target_inclusive"] = "on" if target.inclusive else "off"
+    return settings
+
+
+def _prepare(target: Target) -> None:
+    """Ask for recovery, once: the server removes its signal file at the end, also in a run that was killed later."""
+    signal, begun = target.directory / _SIGNAL, target.directory / _BEGUN
+    if begun.exists():
+        return
+    for path in (signal, begun):
+        if not path.exists():
+            create_exclusive(path, b"")
+            target.chown(path)
+
+
+def _new_history(directory: Path) -> int:
+    """Return the newest timeline that has a history file in pg_wal; 0 where none has."""
+    names = [path.name for path in (directory / "pg_wal").glob("*.history")]
+    return max((int(name[:8], 16) for name in names), default=0)
+
+
+def _look(replay: Replay, directory: Path, server: RunningServer, watch: Stopwatch) -> Replayed:
+    timeline = _new_history(directory)
+    content = (directory / "pg_wal" / f"{timeline:08X}.history").read_bytes()
+    history = parse_history(timeline, content)
+    last_line = content.decode("utf-8", "replace").strip().splitlines()[-1]
+    reason = last_line.split("\t", 2)[-1].strip()
+    log = (directory / _LOG).read_text(encoding="utf-8", errors="replace")
+    stamps = _LAST.findall(log)
+    left = history.ancestors[-1].until
+    return Replayed(
+        server=server,
+        timeline=timeline,
+        ended_at_lsn=left,
+        reason=reason,
+        last_transaction_at=datetime.fromisoformat(stamps[-1]) if stamps else None,
+        replay_s=watch.elapsed_s,
+        wal_bytes=max(0, left - replay.best.commit.wal_end_lsn),
+    )

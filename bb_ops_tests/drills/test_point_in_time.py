@@ -1,0 +1,109 @@
+"""Recovery to a moment: by time, position, transaction and name; on the right timeline; or refused before anything is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from bb_ops_tests.support.commands import BbOps, bb_ops
+from bb_ops_tests.support.postgres import Build, Cluster, connection_to, free_port, stop_server_in
+from bb_ops_tests.support.wal import wait_until_archived
+
+ROWS = 3000
+pytestmark = pytest.mark.timeout(240)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A server that wrote A, noted the moment in every form, deleted A, and wrote more."""
+
+    command: BbOps
+    at: datetime
+    lsn: str
+    xid: int
+    deleted_xid: int
+
+
+@pytest.fixture(scope="module")
+def story(wheel_18: Build, module_room: Path) -> Iterator[Story]:
+    """Archived by a streamer; read only."""
+    server = Cluster(wheel_18, module_room / "cluster").create("--wal-segsize=1").start()
+    try:
+        command = bb_ops(module_room, server.build, server.url).having(BB_OPS_WAL_PARTIAL_INTERVAL_S="1")
+        command.ok("backup", "full")
+        with command.start("wal", "stream") as running:
+            server.execute("CREATE TABLE story (word text PRIMARY KEY, filler text)")
+            server.execute("INSERT INTO story SELECT 'before ' || g, repeat('x', 900) FROM generate_series(1, 3000) g")
+            with server.connect() as connection:
+                xid = _one(connection, "INSERT INTO story VALUES ('A') RETURNING pg_current_xact_id()::text")
+                at = _one(connection, "SELECT clock_timestamp()")
+                lsn = _one(connection, "SELECT pg_current_wal_insert_lsn()::text")
+                connection.execute("SELECT pg_create_restore_point('after A')")
+                deleted = _one(connection, "DELETE FROM story WHERE word = 'A' RETURNING pg_current_xact_id()::text")
+            server.execute("INSERT INTO story SELECT 'after ' || g, repeat('x', 900) FROM generate_series(1, 3000) g")
+            wait_until_archived(command)
+            running.kill()
+        yield Story(command, at, lsn, int(xid), int(deleted))
+    finally:
+        server.stop()
+
+
+def _one(connection: "psycopg.Connection[Any]", query: str) -> Any:  # noqa: ANN401 - whatever the query gives
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _words(place: Path, port: int) -> set[str]:
+    with connection_to(place, port, "postgres") as connection:
+        return {str(row[0]) for row in connection.execute("SELECT word FROM story")}
+
+
+def _recovered(story: Story, room: Path, *target: str) -> tuple[dict[str, Any], set[str]]:
+    port = free_port()
+    answer = story.command.ok(
+        "recover", "point-in-time", *target, "--into", room / "back", "--start", "--port", str(port), "--json"
+    )
+    try:
+        return answer.document, _words(room / "back", port)
+    finally:
+        stop_server_in(room / "back")
+
+
+@pytest.mark.parametrize("form", ["time", "lsn", "xid", "name", "deleted, exclusive"])
+def test_the_copy_has_a_and_everything_before_and_nothing_after(story: Story, room: Path, form: str) -> None:
+    target = {
+        "time": (str(story.at),),
+        "lsn": (story.lsn,),
+        "xid": (f"xid:{story.xid}",),
+        "name": ("name:after A",),
+        "deleted, exclusive": (f"xid:{story.deleted_xid}", "--exclusive"),
+    }[form]
+    document, words = _recovered(story, room, *target)
+    assert words == {"A", *(f"before {number}" for number in range(1, ROWS + 1))}
+    assert (document["outcome"], document["proof"]) == ("pass", "L5")
+
+
+def test_the_latest_has_everything(story: Story, room: Path) -> None:
+    document, words = _recovered(story, room, "latest")
+    assert words == {f"{word} {number}" for word in ("before", "after") for number in range(1, ROWS + 1)}
+    assert document["timeline"] == 2
+
+
+def test_a_moment_that_cannot_be_reached_is_refused_with_the_nearest_ones(story: Story, room: Path) -> None:
+    for target, said in (
+        ("2001-01-01 00:00:00+00", "nearest possible are 20"),
+        (f"{story.at + timedelta(days=9)}", "lies in the future"),
+        (f"{story.at:%Y-%m-%d %H:%M:%S}", "no time zone"),
+        ("FF/0", "nearest possible are lsn:"),
+        ("xid:4000000000", "nowhere in the archived WAL"),
+    ):
+        answer = story.command.run("recover", "point-in-time", target, "--into", room / "back").expect(2)
+        assert said in answer.complaint
+        assert not (room / "back").exists()
+    answer = story.command.run("recover", "point-in-time", story.lsn, "--timeline", "7", "--into", room / "back")
+    assert "there is no timeline 7" in answer.expect(2).complaint
