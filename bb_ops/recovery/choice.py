@@ -19,6 +19,7 @@ from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.windows import Point, WalFacts
 
 _MOST_REASONS = 12
+_LATER = ", which is later"
 NO_BACKUP = ("there is no physical backup", "no region holds")
 """How a refusal begins that says that there is nothing to begin with."""
 
@@ -174,7 +175,7 @@ def _why_not(target: RecoveryTarget, one: Candidate) -> str | None:
 
 def _why_not_time(one: Candidate, at: datetime) -> str | None:
     if one.commit.as_of > at:
-        return f"it shows {said(one.commit.as_of)}, which is later"
+        return f"it shows {said(one.commit.as_of)}{_LATER}"
     if one.until_at < at:
         return f"its WAL leads to {said(one.until_at)} only: {_cause(one)}"
     return None
@@ -183,7 +184,7 @@ def _why_not_time(one: Candidate, at: datetime) -> str | None:
 def _why_not_position(one: Candidate, lsn: Lsn, timeline: int | None) -> str | None:
     commit, branch = one.commit, one.branch
     if commit.end_lsn > lsn:
-        return f"it is consistent from {commit.end_lsn} on, which is later"
+        return f"it is consistent from {commit.end_lsn} on{_LATER}"
     if lsn > branch.end.lsn:
         return f"its WAL leads to {branch.end.lsn} on timeline {branch.end.timeline} only: {_cause(one)}"
     if not branch.holds(max(lsn, branch.legs[0].from_lsn), timeline):
@@ -223,8 +224,8 @@ def _refusals(
     elif target.kind in {TargetKind.XID, TargetKind.NAME} and not any(facts.located for facts in regions):
         yield f"{target} is nowhere in the archived WAL{near}"
     else:
-        reason = others[0].reason if others else "no backup"
-        yield f"no backup leads to {target}{near}; of {others[0].backup_id or others[0].region}: {reason}"
+        telling = next((one for one in others if not one.reason.endswith(_LATER)), others[0])
+        yield f"no backup leads to {target}{near}; {telling.backup_id or telling.region}: {telling.reason}"
 
 
 def nearest_targets(target: RecoveryTarget, regions: Sequence[RegionFacts]) -> list[str]:

@@ -1,12 +1,11 @@
-"""Recovery to a moment: by time, position, transaction and name; on the right timeline; or refused before anything is."""
+"""Recovery to a moment: by time, position, transaction and name; on the right timeline; or refused before anything."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
 from bb_ops_tests.support.commands import BbOps, bb_ops
@@ -14,6 +13,9 @@ from bb_ops_tests.support.postgres import Build, Cluster, connection_to, free_po
 from bb_ops_tests.support.wal import wait_until_archived
 
 ROWS = 3000
+if TYPE_CHECKING:
+    import psycopg
+
 pytestmark = pytest.mark.timeout(240)
 
 
