@@ -41,6 +41,7 @@ bench: setup
 	.venv/bin/python benchmarks/increments.py
 	.venv/bin/python benchmarks/catalog.py
 	.venv/bin/python benchmarks/wal.py
+	.venv/bin/python benchmarks/recovery.py
 	.venv/bin/python benchmarks/load.py
 
 lock: setup

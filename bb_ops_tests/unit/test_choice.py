@@ -156,7 +156,7 @@ def test_a_hole_before_the_newest_timeline_does_not_make_an_older_one_the_latest
         [FIRST],
         listing(1, [3, 4]),
         listing(2, range(6, 10)),
-        histories=BRANCHED.wal.histories and tuple(BRANCHED.wal.histories.values()),
+        histories=tuple(BRANCHED.wal.histories.values()),
         hours={end(1, 5): 1},
     )
     choice = choose(parse_target("latest").model_copy(update={"timeline": 2}), [holed], NOW, None)
