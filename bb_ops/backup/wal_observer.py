@@ -23,7 +23,9 @@ _SERVER = """
 WITH instant AS MATERIALIZED (SELECT clock_timestamp() AS at)
 SELECT instant.at,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text,
-       s.active, s.wal_status, s.restart_lsn::text
+       s.active, s.wal_status, s.restart_lsn::text,
+       CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int END
 FROM instant LEFT JOIN pg_replication_slots s ON s.slot_name = %s
 """
 
@@ -37,6 +39,7 @@ class Observation:
         slot_active: Whether somebody streams from the slot; None where there is no slot.
         wal_status: ``reserved``, ``extended``, ``unreserved`` or ``lost`` (view pg_replication_slots).
         retained_bytes: WAL that the slot makes the server keep; None where it keeps none or there is no slot.
+        timeline: On which the server writes, or replays; None where it was not asked.
     """
 
     at: datetime
@@ -44,6 +47,7 @@ class Observation:
     slot_active: bool | None
     wal_status: str | None
     retained_bytes: int | None
+    timeline: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def observe(connection: "psycopg.Connection[tuple[object, ...]]", slot: str) -> 
     row = connection.execute(_SERVER, (slot,)).fetchone()
     if row is None:
         raise BbOpsError("the server did not say where its WAL ends")
-    at, lsn, active, status, restart = row
+    at, lsn, active, status, restart, timeline = row
     position = Lsn.parse(str(lsn))
     return Observation(
         at=at if isinstance(at, datetime) else datetime.fromisoformat(str(at)),
@@ -84,6 +88,7 @@ def observe(connection: "psycopg.Connection[tuple[object, ...]]", slot: str) -> 
         slot_active=None if active is None else bool(active),
         wal_status=None if status is None else str(status),
         retained_bytes=None if restart is None else max(0, position - Lsn.parse(str(restart))),
+        timeline=int(str(timeline)),
     )
 
 

@@ -58,7 +58,7 @@ def wal_status(dsn: Dsn, repository: Repository, options: WalOptions) -> WalStat
 def combine(slot: str, server: Observation | None, position: Position | None) -> WalStatus:
     """Put both sides together. Pure."""
     lag_bytes = lag_s = None
-    if server is not None and position is not None:
+    if server is not None and position is not None and server.timeline in {None, position.timeline}:
         lag_bytes, lag_s = measure_lag(server, position.lsn, position.at)
     return WalStatus(
         slot=slot,
@@ -76,6 +76,11 @@ def combine(slot: str, server: Observation | None, position: Position | None) ->
 
 def _judge(status: WalStatus, server: Observation | None, options: WalOptions) -> list[str]:
     found = []
+    timeline = server.timeline if server is not None else None
+    if timeline is not None and status.timeline is not None and timeline != status.timeline:
+        found.append(
+            f"the server is on timeline {timeline}, the newest archived one is {status.timeline}: lag not measured"
+        )
     if server is not None and not status.slot_active:
         found.append("nobody streams WAL: start `bb-ops wal stream`")
     if status.retained_bytes is not None and status.retained_bytes > options.retained_limit_bytes:

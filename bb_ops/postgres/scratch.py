@@ -45,6 +45,11 @@ _ALWAYS: Mapping[str, str] = {
     "event_triggers": "off",
 }
 _EVENT_TRIGGERS_SINCE = 17
+_ACCESS = """local all all trust
+local replication all trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+"""The socket is private; over it a copy that becomes the new server can be backed up at once."""
 _THROW_AWAY: Mapping[str, str] = {
     "fsync": "off",
     "autovacuum": "off",
@@ -183,7 +188,7 @@ def _write_configuration(directory: Path, sockets: Path, settings: Mapping[str, 
     lines = [f"{name} = '{_quoted(value)}'\n" for name, value in chosen.items()]
     files = {
         "bb_ops.conf": "# Made by bb_ops for a restored copy.\n" + "".join(lines),
-        "bb_ops.hba.conf": "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
+        "bb_ops.hba.conf": _ACCESS,
         "bb_ops.ident.conf": "",
         "bb_ops.log": "",
     }

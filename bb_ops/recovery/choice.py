@@ -125,7 +125,7 @@ def _rank(target: RecoveryTarget, one: Candidate, regions: Sequence[RegionFacts]
 
 def _farther(target: RecoveryTarget, one: Candidate, best: Candidate) -> str:
     if target.kind == TargetKind.LATEST and one.branch.end != best.branch.end:
-        return f"reaches {one.branch.end.lsn} on timeline {one.branch.end.timeline} only"
+        return f"reaches {one.branch.end.lsn} on timeline {one.branch.end.timeline} only: {_cause(one)}"
     if one.commit.id == best.commit.id:
         return "serves as well"
     return f"serves, but replays {max(0, best.commit.end_lsn - one.commit.end_lsn) >> 20} MiB more of WAL"

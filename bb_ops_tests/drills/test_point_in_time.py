@@ -1,7 +1,8 @@
 """Recovery to a moment: by time, position, transaction and name; on the right timeline; or refused before anything."""
 
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from bb_ops_tests.support.postgres import Build, Cluster, connection_to, free_po
 from bb_ops_tests.support.wal import wait_until_archived
 
 ROWS = 3000
+FIRST, SECOND = "primary", "replica"
 if TYPE_CHECKING:
     import psycopg
 
@@ -109,3 +111,102 @@ def test_a_moment_that_cannot_be_reached_is_refused_with_the_nearest_ones(story:
         assert not (room / "back").exists()
     answer = story.command.run("recover", "point-in-time", story.lsn, "--timeline", "7", "--into", room / "back")
     assert "there is no timeline 7" in answer.expect(2).complaint
+
+
+@pytest.fixture
+def copied(story: Story, room: Path) -> BbOps:
+    """The same repository, twice, to be harmed."""
+    for name in ("repository", "replica"):
+        shutil.copytree(_repository(story.command), room / name)
+    return story.command.having(BB_OPS_REPOSITORY=f"file://{room}/repository", BB_OPS_REPLICA=f"file://{room}/replica")
+
+
+def _repository(command: BbOps, setting: str = "BB_OPS_REPOSITORY") -> Path:
+    return Path(command.environment[setting].removeprefix("file://"))
+
+
+def _segments(repository: Path) -> list[Path]:
+    """Return the stored segments behind the backup, oldest first."""
+    return sorted(repository.glob("*/*/wal/*/*/*.zst.age"))
+
+
+def test_what_one_region_lacks_is_taken_from_the_other(copied: BbOps, story: Story, room: Path) -> None:
+    _segments(_repository(copied))[3].unlink()
+    plan = copied.ok("recover", "plan", "latest", "--json").document
+    assert (plan["region"], plan["refusals"]) == (SECOND, [])
+    assert any("is missing" in other["reason"] for other in plan["others"])
+    answer = copied.ok("recover", "point-in-time", story.lsn, "--into", room / "back", "--level", "L4", "--json")
+    assert answer.document["region"] == SECOND
+
+
+def test_a_hole_in_every_region_is_refused_before_anything_is_touched(copied: BbOps, story: Story, room: Path) -> None:
+    for setting in ("BB_OPS_REPOSITORY", "BB_OPS_REPLICA"):
+        _segments(_repository(copied, setting))[3].unlink()
+    answer = copied.run("recover", "point-in-time", str(story.at), "--into", room / "back").expect(2)
+    assert "is missing" in answer.complaint
+    assert "nearest possible" in answer.complaint
+    assert not (room / "back").exists()
+    refused = copied.run("recover", "plan", str(story.at), "--json").expect(2)
+    assert refused.document["refusals"]
+    assert refused.document["chain"] == []
+
+
+def test_damaged_wal_aborts_and_leaves_nothing_that_starts_as_if_it_were_done(
+    copied: BbOps, story: Story, room: Path
+) -> None:
+    damaged = _segments(_repository(copied))[3]
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    region = FIRST
+    answer = copied.run("recover", "point-in-time", story.lsn, "--into", room / "back", "--region", region).expect(5)
+    assert damaged.name in answer.stderr
+    whole = ("recover", "point-in-time", story.lsn, "--into", room / "back", "--region", SECOND)
+    assert copied.ok(*whole, "--level", "L4", "--json").document["proof"] == "L4"
+
+
+def test_a_confirmed_plan_is_executed_and_no_other(story: Story, room: Path) -> None:
+    plan = story.command.ok("recover", "plan", story.lsn, "--into", room / "back", "--json").document
+    other = story.command.run(
+        "recover", "point-in-time", str(story.at), "--into", room / "back", "--plan", plan["plan_hash"]
+    )
+    assert "the plan has changed" in other.expect(2).complaint
+    assert not (room / "back").exists()
+    done = story.command.ok(
+        *("recover", "point-in-time", story.lsn, "--into", room / "back", "--plan", plan["plan_hash"], "--level", "L4"),
+        "--json",
+    ).document
+    assert done["plan_hash"] == plan["plan_hash"]
+    again = story.command.ok("recover", "plan", story.lsn, "--into", room / "back", "--json").document
+    assert again["predicted_s"] > 0, "what was just measured predicts the next one"
+
+
+def test_a_recovered_server_is_recovered_once_more(story: Story, room: Path) -> None:
+    """Both ways from the place where its timeline left: on, and back along the old one."""
+    command, port = _own_repository(story, room), free_port()
+    command.ok("recover", "point-in-time", story.lsn, "--into", room / "first", "--start", "--port", str(port))
+    try:
+        command = command.having(DATABASE_URL=f"postgresql://postgres@/postgres?host={room}/first&port={port}")
+        with command.start("wal", "stream") as running:
+            with connection_to(room / "first", port, "postgres") as connection:
+                connection.execute("INSERT INTO story VALUES ('second life')")
+                at = _one(connection, "SELECT clock_timestamp()")
+                connection.execute("INSERT INTO story VALUES ('second life, later')")
+            wait_until_archived(command)
+            running.kill()
+    finally:
+        stop_server_in(room / "first")
+    second = replace(story, command=command)
+    document, words = _recovered(second, room, str(at))
+    assert {"A", "second life"} <= words
+    assert {"second life, later", "after 1"}.isdisjoint(words)
+    assert (document["timeline"], document["outcome"]) == (3, "pass")
+    shutil.rmtree(room / "back")
+    document, words = _recovered(second, room, "latest", "--timeline", "1")
+    assert f"after {ROWS}" in words
+    assert "second life" not in words
+
+
+def _own_repository(story: Story, room: Path) -> BbOps:
+    shutil.copytree(_repository(story.command), room / "repository")
+    return story.command.having(BB_OPS_REPOSITORY=f"file://{room}/repository", BB_OPS_REPLICA=None)

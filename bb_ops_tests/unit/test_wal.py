@@ -203,6 +203,15 @@ def test_lag_is_unknown_where_either_side_does_not_answer() -> None:
     assert (behind.lag_bytes, behind.lag_s) == (9, 3.0)
 
 
+def test_on_another_timeline_than_the_archive_no_lag_is_claimed() -> None:
+    ahead = Observation(START, Lsn(9), slot_active=True, wal_status="", retained_bytes=0, timeline=2)
+    assert (combine("s", ahead, position(1, MIB)).lag_bytes, combine("s", ahead, position(1, MIB)).lag_s) == (
+        None,
+        None,
+    )
+    assert combine("s", ahead, position(2, MIB)).lag_bytes == 0
+
+
 def test_a_slot_has_a_name_that_postgresql_accepts() -> None:
     assert slot_name("eu-west.1") == "bb_ops_eu_west_1"
 
