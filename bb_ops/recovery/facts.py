@@ -1,5 +1,6 @@
 """Read what a recovery is decided from: backups, WAL and instants of every region that can be looked at."""
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from bb_ops.recovery.plan import Rates
 from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository import wal, windows
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
-from bb_ops.repository.recoveries import read_recoveries
+from bb_ops.repository.recoveries import RecoveryRecord, read_recoveries
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal_reader import ReceiptReader
 
+_LOGGER = logging.getLogger(__name__)
 _LOOK_BACK = 16
 """How many segments before one are asked for an instant, where it has none."""
 _NEWEST_MEASUREMENTS = 5
@@ -101,14 +103,10 @@ def stop_of(repository: Repository, best: Candidate, target: RecoveryTarget) -> 
 
 
 def measured_rates(repositories: Sequence[Repository], entries: Iterable[CatalogEntry], system_id: str) -> Rates:
-    """Read how quick restores and replays were, by the newest measurements in any region.
-
-    Raises:
-        IntegrityError, KeyRejected: a record is damaged or forged.
-    """
+    """Read how quick restores and replays were, by the newest measurements; a record that cannot be read says nothing."""
     proofs = sorted((proof for entry in entries for proof in entry.proofs), key=lambda proof: proof.started_at)
     restores = [proof.restored_bytes / proof.restore_s for proof in proofs if proof.restored_bytes and proof.restore_s]
-    records = [one for repository in repositories for one in read_recoveries(repository, system_id)]
+    records = [one for repository in repositories for one in _recoveries(repository, system_id)]
     records.sort(key=lambda one: one.started_at)
     restores += [one.restored_bytes / one.restore_s for one in records if one.restored_bytes and one.restore_s]
     replays = [one.replayed_bytes / one.replay_s for one in records if one.replayed_bytes and one.replay_s]
@@ -118,6 +116,14 @@ def measured_rates(repositories: Sequence[Repository], entries: Iterable[Catalog
         median(replays) if replays else None,
         f"the median of {len(restores)} measured restores and {len(replays)} measured replays",
     )
+
+
+def _recoveries(repository: Repository, system_id: str) -> list[RecoveryRecord]:
+    try:
+        return read_recoveries(repository, system_id)
+    except BbOpsError as error:
+        _LOGGER.warning("what former recoveries measured cannot be read", extra={"reason": str(error)})
+        return []
 
 
 def _stop_of_time(repository: Repository, best: Candidate, at: datetime) -> Lsn | None:

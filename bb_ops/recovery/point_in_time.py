@@ -1,5 +1,6 @@
 """Bring a cluster back as it was at a moment: restore, check, replay to there, prove; beside everything that exists."""
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,7 @@ from bb_ops.repository.recoveries import RecoveryRecord, record_recovery
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import Repository
 
+_LOGGER = logging.getLogger(__name__)
 _START_TIMEOUT_S = 3600.0
 _MOST_EXTRA_BYTES = 2 << 30
 """Room for WAL beside the data: what is fetched ahead, and what the server keeps (max_wal_size)."""
@@ -207,7 +209,7 @@ def recover_point(
         replay_s=replayed_.replay_s if replayed_ else None,
     )
     if copy.restored is not None and replayed_ is not None:
-        record_recovery(job.repository, commit.system_id, _record(job, recovery, copy.restored, started_at))
+        _remember(job, _record(job, recovery, copy.restored, started_at))
     return recovery, climb.error
 
 
@@ -244,6 +246,15 @@ def _shows(job: Job, done: Replayed | None) -> datetime:
         if job.target.kind == TargetKind.LATEST
         else (known[0] if known else job.best.commit.as_of)
     )
+
+
+def _remember(job: Job, record: RecoveryRecord) -> None:
+    """Store what was measured; where that cannot be, the recovery is done all the same."""
+    try:
+        if not record_recovery(job.repository, job.best.commit.system_id, record):
+            _LOGGER.info("no signing key is here: what this recovery measured is not kept")
+    except BbOpsError as error:
+        _LOGGER.warning("what this recovery measured cannot be kept", extra={"reason": str(error)})
 
 
 def _record(job: Job, done: Recovery, restored: Restored, started_at: datetime) -> RecoveryRecord:
