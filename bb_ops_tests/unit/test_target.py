@@ -1,4 +1,4 @@
-"""What an interrupted restore had finished stays, when the same one goes on; nothing else of it does, nor outside it."""
+"""What an interrupted restore had finished stays when the same one goes on; nothing else of it does."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def tree(target: Target) -> list[str]:
     )
 
 
-def rewrite_mark(target: Target, **fields: Any) -> None:
+def rewrite_mark(target: Target, **fields: object) -> None:
     mark = json.loads((target.directory / MARKER).read_bytes())
     (target.directory / MARKER).write_text(json.dumps({**mark, **fields}), encoding="utf-8")
 
@@ -179,7 +179,7 @@ def test_a_place_that_cannot_be_written_to_or_entered_is_refused(room: Path) -> 
         check_target(room / "file" / "back", None, 1, ())
     closed = room / "closed"
     closed.mkdir(mode=0o700 if os.geteuid() == 0 else 0o500)
-    with pytest.raises(TargetRefused, match="cannot be entered by the account|cannot be written to"):
+    with pytest.raises(TargetRefused, match=r"cannot be entered by the account|cannot be written to"):
         check_target(closed / "back", server_account(None), 1, ())
     assert list(closed.iterdir()) == []
 
