@@ -65,9 +65,9 @@ class FinishedParts:
         for line in self._path.read_bytes().split(b"\n"):
             try:
                 entry = json.loads(line)
-            except ValueError:  # empty, or cut off by a kill
+                found[entry["key"]] = entry["made"]
+            except (ValueError, TypeError, KeyError):  # empty, cut off by a kill, or not ours
                 continue
-            found[entry["key"]] = entry["made"]
         return found
 
 

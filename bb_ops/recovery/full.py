@@ -212,7 +212,10 @@ def _check_and_start(  # noqa: PLR0913 - one fact each
 
     objects = sum(len(one.objects) for one in entry.chain)
     climb.measure(Level.L0, lambda: (Outcome.PASS, f"{objects} objects are there with their sizes"))
-    climb.measure(Level.L1, lambda: (Outcome.PASS, f"{objects} objects hashed, decrypted and decompressed"))
+    read = f"{objects} objects hashed, decrypted and decompressed"
+    if restored.found_bytes:
+        read += f", {restored.found_bytes} raw bytes of them by a run that was interrupted"
+    climb.measure(Level.L1, lambda: (Outcome.PASS, read))
     whole = climb.measure(Level.L2, contents)
     whole = whole and climb.measure(Level.L3, lambda: check_wal(found[0], directory, commit, owner))
     if climb.error is None or isinstance(climb.error, IntegrityError):

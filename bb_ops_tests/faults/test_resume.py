@@ -121,6 +121,7 @@ def test_what_was_finished_is_not_read_again(chain: Stored, room: Path) -> None:
     with _spoilt(paths):
         done = chain.command.ok(*chain.recover(target)).document
         assert (done["proof"], done["found_bytes"] > 0) == ("L3", True)
+        assert f"{done['found_bytes']} raw bytes of them by a run that was interrupted" in done["steps"][1]["evidence"]
         chain.command.run(*chain.recover(room / "other")).expect(5)  # who has nothing yet must read them
 
 
