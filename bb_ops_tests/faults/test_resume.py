@@ -28,6 +28,7 @@ from bb_ops_tests.support.postgres import (
     stop_server_in,
     wait_until,
 )
+from bb_ops_tests.support.rooms import hand_over
 
 MOMENTS = 10
 ATTEMPTS = 10
@@ -58,7 +59,7 @@ class Stored:
                 running.kill()
             if (target / MARKER).exists():
                 return
-            shutil.rmtree(target)
+            _remove(target)
         raise AssertionError("the restore was always quicker than we")
 
 
@@ -197,12 +198,18 @@ def _taken(build: Build, module_room: Path, increments: int) -> Stored:
 
 
 def _fill(source: Cluster) -> None:
+    location = source.spaces / "beside"
+    location.mkdir()
+    hand_over(location)
+    source.execute(f"CREATE TABLESPACE beside LOCATION '{location}'")
     for number in range(TABLES):
         source.execute(f"CREATE TABLE t{number} AS SELECT g AS id, md5(g::text) AS m FROM generate_series(1, {ROWS}) g")
+    source.execute("ALTER TABLE t0 SET TABLESPACE beside")
 
 
 def _remove(target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
+    for path in (target, target.with_name(f"{target.name}.tablespaces")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _wait_for_parts(running: Running, target: Path, least: int, awaited: str) -> None:
@@ -253,7 +260,7 @@ def _flip(path: Path, offset: int) -> None:
 def _mount(directory: Path, size_bytes: int) -> bool:
     if os.geteuid() != 0:
         return False
-    words = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "bb_ops-test", directory]
+    words: list[str | Path] = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "bb_ops-test", directory]
     return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
