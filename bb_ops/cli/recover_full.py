@@ -60,6 +60,8 @@ def print_recovery(done: Recovery) -> None:
     """Print for a person what a recovery did."""
     size = human_bytes(done.restored_bytes)
     click.echo(f"{done.backup_id} from {done.region}: {size} in {done.duration_s} s into {done.data_directory}")
+    if done.found_bytes:
+        click.echo(f"{human_bytes(done.found_bytes)} of it an interrupted run had restored already")
     at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
     click.echo(f"shows the state of {at}, proven {done.proof}")
     for step in done.steps:

@@ -1,13 +1,13 @@
 """Restore an increment: the whole chain is extracted beside, checked, and joined by pg_combinebackup.
 
 Everything happens inside the target's directory, on its file system, so that the result is moved into place by
-renames. Until the control file appears, which is last, no server starts there; a killed restore begins anew.
+renames. Until the control file appears, which is last, no server starts there. A killed restore goes on behind the
+parts that were finished; what it had joined only in part is joined anew.
 """
 
 import fcntl
 import logging
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,13 +19,24 @@ from bb_ops.postgres import inspect
 from bb_ops.postgres.programs import Programs
 from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL
-from bb_ops.recovery.restore import Restored, complete_target, extract_backup, read_fingerprints, restore
-from bb_ops.recovery.target import Target, prepare_target
+from bb_ops.recovery.finished_parts import FinishedParts
+from bb_ops.recovery.restore import (
+    Restored,
+    archives_of,
+    begin_restore,
+    complete_target,
+    extract_backup,
+    finished_bytes,
+    read_fingerprints,
+    restore,
+)
+from bb_ops.recovery.target import COMBINED, Target, remove_tree, writing_below
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _WORKSHOP = ".bb_ops-chain"
+_RESULT = "result"
 _TIMEOUT_S = 24 * 3600.0
 _LINKS_SINCE = 18
 _FICLONE = 0x40049409
@@ -51,6 +62,7 @@ def restore_backup(  # noqa: PLR0913 - each is a separate fact
         programs: Finds PostgreSQL's programs; called only where a chain needs them.
         progress: Told about raw bytes.
         durable: Force everything to disk before the control file appears.
+        plan: What else is wanted, as an opaque hash; another one's interrupted restore is not continued.
 
     Raises:
         IntegrityError: an object is missing or damaged, or the chain does not fit together; the message names it.
@@ -59,8 +71,8 @@ def restore_backup(  # noqa: PLR0913 - each is a separate fact
     """
     refuse_unfit(chain)
     if len(chain) == 1:
-        return restore(repository, chain[0], target, progress, durable=durable)
-    return _restore_chain(repository, chain, target, programs(), progress, durable=durable)
+        return restore(repository, chain[0], target, progress, durable=durable, plan=plan)
+    return _restore_chain(repository, chain, target, programs(), progress, durable=durable, plan=plan)
 
 
 def require_programs(chain: Sequence[PhysicalCommit], programs: Callable[[], Programs]) -> None:
@@ -102,43 +114,76 @@ def _restore_chain(  # noqa: PLR0913 - each is a separate fact
     progress: Progress,
     *,
     durable: bool,
+    plan: str | None,
 ) -> Restored:
     watch, last = Stopwatch(), chain[-1]
     facts = {"backup_id": last.id, "region": repository.region, "increments": len(chain) - 1}
     _LOGGER.info("chain restore starts", extra=facts)
     programs.path("pg_combinebackup"), programs.path("pg_verifybackup")
-    prepare_target(target, last.id)
+    parts = begin_restore(target, last.id, plan, durable=durable)
     workshop = target.directory / _WORKSHOP
-    _make(target, workshop)
+    total = sum(entry.raw_size_bytes for commit in chain for entry in archives_of(commit, with_wal=commit is last))
+    found = total if COMBINED in parts else sum(finished_bytes(parts, commit) for commit in chain)
+    if COMBINED not in parts:
+        with writing_below(target.directory):
+            _make(target, workshop)
+        members = _extract_members(repository, chain, target, programs, parts, progress)
+        progress("combine", 0, None)
+        try:
+            _combine(programs, chain, members, target, workshop / _RESULT)
+        except IntegrityError:
+            parts.forget()
+            raise
+        with writing_below(target.directory):
+            parts.add(COMBINED)
+    with writing_below(target.directory):
+        _move_in(target, workshop)
+    complete_target(target, durable=durable)
+    _LOGGER.info("chain restore ends", extra={**facts, "duration_s": watch.elapsed_s, "size_bytes": total})
+    ids = tuple(commit.id for commit in chain)
+    return Restored(target, total, read_fingerprints(repository, last), watch.elapsed_s, ids, found)
+
+
+def _extract_members(  # noqa: PLR0913 - each is a separate fact
+    repository: Repository,
+    chain: Sequence[PhysicalCommit],
+    target: Target,
+    programs: Programs,
+    parts: FinishedParts,
+    progress: Progress,
+) -> list[Target]:
+    """Extract every backup of a chain and check it, also one that an interrupted restore had extracted."""
     total = sum(commit.size_bytes for commit in chain)
     members: list[Target] = []
     done = 0
     for commit in chain:
         before = done
-        member = _member(target, workshop / f"{commit.depth:04d}")
+        member = _member(target, target.directory / _WORKSHOP / f"{commit.depth:04d}")
         done += extract_backup(
             repository,
             commit,
             member,
+            parts,
             lambda now, before=before: progress("restore", before + now, total),  # type: ignore[misc]
-            with_wal=commit is last,
+            with_wal=commit is chain[-1],
         )
-        (member.directory / CONTROL_PARTIAL).rename(member.directory / CONTROL_FILE)
-        _check_member(programs, member, commit)
+        partial = member.directory / CONTROL_PARTIAL
+        if partial.exists():
+            partial.rename(member.directory / CONTROL_FILE)
+        try:
+            _check_member(programs, member, commit)
+        except IntegrityError:
+            parts.forget()
+            raise
         members.append(member)
-    progress("combine", 0, None)
-    _combine(programs, chain, members, target, workshop / "result")
-    _move_in(target, workshop)
-    complete_target(target, durable=durable)
-    _LOGGER.info("chain restore ends", extra={**facts, "duration_s": watch.elapsed_s, "size_bytes": done})
-    ids = tuple(commit.id for commit in chain)
-    return Restored(target, done, read_fingerprints(repository, last), watch.elapsed_s, ids)
+    return members
 
 
 def _member(target: Target, folder: Path) -> Target:
     member = Target(folder / "data", folder / "tablespaces", target.owner)
-    for path in (folder, member.directory):
-        _make(target, path)
+    with writing_below(target.directory):
+        for path in (folder, member.directory):
+            _make(target, path)
     return member
 
 
@@ -155,7 +200,8 @@ def _combine(
     last = members[-1]
     mappings = []
     if chain[-1].tablespaces:
-        _make(target, target.tablespaces)
+        with writing_below(target.directory):
+            _make(target, target.tablespaces)
     for space in chain[-1].tablespaces:
         old, new = last.tablespaces / str(space.oid), target.tablespaces / str(space.oid)
         mappings.append(f"--tablespace-mapping={_escape(old)}={_escape(new)}")
@@ -205,16 +251,17 @@ def _can_clone(directory: Path) -> bool:
 
 
 def _move_in(target: Target, workshop: Path) -> None:
-    """Move the result into place, the control file under another name, and remove the chain."""
-    result = workshop / "result"
-    (result / CONTROL_FILE).rename(result / CONTROL_PARTIAL)
-    for entry in list(result.iterdir()):
+    """Move the result into place, the control file under another name, and remove the chain. Safe to repeat."""
+    result = workshop / _RESULT
+    if (result / CONTROL_FILE).exists():
+        (result / CONTROL_FILE).rename(result / CONTROL_PARTIAL)
+    for entry in list(result.iterdir()) if result.exists() else ():
         entry.rename(target.directory / entry.name)
-    shutil.rmtree(workshop)
+    remove_tree(workshop)
 
 
 def _make(target: Target, path: Path) -> None:
-    path.mkdir(mode=0o700)
+    path.mkdir(mode=0o700, exist_ok=True)
     os.chmod(path, 0o700)  # noqa: PTH101 - whatever the umask
     target.chown(path)
 

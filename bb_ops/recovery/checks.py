@@ -11,7 +11,7 @@ from bb_ops.postgres.connection import connect
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.programs import Programs
 from bb_ops.process import Account
-from bb_ops.recovery.target import MARKER
+from bb_ops.recovery.target import OURS
 from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import PhysicalCommit
 
@@ -26,7 +26,7 @@ def check_contents(
     Raises:
         IntegrityError: the directory differs from it.
     """
-    complaints = inspect.check_manifest(programs, directory, owner, ignore=(MARKER,))
+    complaints = inspect.check_manifest(programs, directory, owner, ignore=OURS)
     if complaints:
         raise IntegrityError(f"the restored files differ from backup_manifest: {'; '.join(complaints)}")
     if len(chain) > 1:

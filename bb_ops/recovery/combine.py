@@ -22,7 +22,7 @@ from bb_ops.recovery.chain import require_programs, restore_backup
 from bb_ops.recovery.checks import check_contents
 from bb_ops.recovery.restore import needed_bytes
 from bb_ops.recovery.scratch_copy import scratch_directory
-from bb_ops.recovery.target import MARKER, Target, check_target, server_account
+from bb_ops.recovery.target import OURS, Target, check_target, server_account
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.ids import BackupId, BackupKind, new_backup_id
@@ -182,7 +182,7 @@ def _archive(parts: PartWriter, root: Path, done: int, progress: Progress) -> in
 
 def _below(root: Path) -> Iterator[Path]:
     for path in sorted(root.iterdir()):
-        if path.is_symlink() or path.name in {MARKER, _MANIFEST}:
+        if path.is_symlink() or path.name in {*OURS, _MANIFEST}:
             continue
         yield path
         if path.is_dir():

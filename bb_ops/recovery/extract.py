@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from bb_ops.engines.tar import Member, TarWalker
-from bb_ops.errors import IntegrityError, TargetRefused
-from bb_ops.recovery.target import Target
+from bb_ops.errors import IntegrityError
+from bb_ops.recovery.target import Target, cannot_write
 
 CONTROL_FILE = "global/pg_control"
 CONTROL_PARTIAL = "global/pg_control.bb_ops-partial"
@@ -23,7 +23,11 @@ _STUB_BYTES = 12
 
 
 class Extractor:
-    """Takes one part of an archive, piece by piece. Use as a context manager; use each once."""
+    """Takes one part of an archive, piece by piece. Use as a context manager; use each once.
+
+    Attributes:
+        made: The paths of all that the part holds; the control file's under both of its names.
+    """
 
     def __init__(self, target: Target, root: Path, without: str | None = None) -> None:
         """Write below ``root``, the target's directory or that of a tablespace, all but what is in ``without/``."""
@@ -36,6 +40,7 @@ class Extractor:
         self._made: set[Path] = set()
         self._stub: tuple[Path, bytearray] | None = None
         self._stubs: dict[bytes, Path] = {}
+        self.made: list[str] = []
 
     def write(self, data: bytes, /) -> int:
         """Take the next bytes of the archive."""
@@ -61,11 +66,14 @@ class Extractor:
         path = self._root / name
         if member.kind == _DIRECTORY_KIND:
             self._make(path)
+            self.made.append(str(path))
             return
         if member.kind not in _FILE_KINDS or path == self._root:
             raise IntegrityError(f"the archive holds {member.name!r}, which is neither a file nor a directory: refused")
+        self.made.append(str(path))
         if path == self._root / CONTROL_FILE:
             path = self._root / CONTROL_PARTIAL
+            self.made.append(str(path))
         self._make(path.parent)
         self._left = member.size_bytes
         if path.name.startswith(_STUB_PREFIX) and member.size_bytes == _STUB_BYTES:
@@ -137,7 +145,7 @@ class Extractor:
             name = path.relative_to(self._root)
             raise IntegrityError(f"the archive holds {str(name)!r} twice, or as file and directory: refused") from error
         except OSError as error:
-            raise TargetRefused(f"cannot write below {self._root}: {error.strerror}") from error
+            raise cannot_write(self._root, error) from error
 
 
 _MAKING = threading.Lock()

@@ -103,7 +103,7 @@ def stop_of(repository: Repository, best: Candidate, target: RecoveryTarget) -> 
 
 
 def measured_rates(repositories: Sequence[Repository], entries: Iterable[CatalogEntry], system_id: str) -> Rates:
-    """Read how quick restores and replays were, by the newest measurements; a record that cannot be read says nothing."""
+    """Read how quick restores and replays were, by the newest measurements; a record that is damaged says nothing."""
     proofs = sorted((proof for entry in entries for proof in entry.proofs), key=lambda proof: proof.started_at)
     restores = [proof.restored_bytes / proof.restore_s for proof in proofs if proof.restored_bytes and proof.restore_s]
     records = [one for repository in repositories for one in _recoveries(repository, system_id)]

@@ -20,7 +20,7 @@ from bb_ops.recovery.restore import (
     needed_bytes,
     relocate_tablespaces,
 )
-from bb_ops.recovery.target import Target, check_target, finish_target, server_account
+from bb_ops.recovery.target import Target, begin_anew_next_time, check_target, finish_target, server_account
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import PhysicalCommit
@@ -56,6 +56,7 @@ class Recovery(Value):
         port: The running server's; None where none was started.
         connection_string: Its address over a private socket, without secrets; None likewise.
         recovered_to_at: The instant whose state it shows.
+        found_bytes: How many of the restored bytes an interrupted run had written already.
         duration_s: From the start to a checked directory, or to a server that answers.
         proof: The highest proof level that this copy showed.
         outcome: The worst answer of the levels that were tried.
@@ -77,6 +78,7 @@ class Recovery(Value):
     recovered_to_at: datetime
     recovered_to_lsn: str
     restored_bytes: int
+    found_bytes: int = 0
     duration_s: float
     proof: str | None
     outcome: Outcome
@@ -135,7 +137,9 @@ def plan_full(repository: Repository, entry: CatalogEntry, options: RecoverOptio
 def recover_full(
     repository: Repository, entry: CatalogEntry, options: RecoverOptions, progress: Progress
 ) -> tuple[Recovery, BbOpsError | None]:
-    """Restore a backup beside everything that exists. Safe to kill: the same call then begins anew.
+    """Restore a backup beside everything that exists. Safe to kill: the same call then goes on where it was.
+
+    A directory in which a check found something wrong is begun anew the next time.
 
     Returns:
         What was done, and the error of the first check that failed, for the exit code.
@@ -171,6 +175,7 @@ def recover_full(
         recovered_to_at=commit.as_of,
         recovered_to_lsn=str(commit.wal_end_lsn),
         restored_bytes=restored.restored_bytes,
+        found_bytes=restored.found_bytes,
         duration_s=watch.elapsed_s,
         proof=climb.reached.name if climb.reached is not None else None,
         outcome=climb.outcome,
@@ -219,9 +224,14 @@ def _check_and_start(  # noqa: PLR0913 - one fact each
 
     objects = sum(len(one.objects) for one in entry.chain)
     climb.measure(Level.L0, lambda: (Outcome.PASS, f"{objects} objects are there with their sizes"))
-    climb.measure(Level.L1, lambda: (Outcome.PASS, f"{objects} objects hashed, decrypted and decompressed"))
+    read = f"{objects} objects hashed, decrypted and decompressed"
+    if restored.found_bytes:
+        read += f", {restored.found_bytes} raw bytes of them by a run that was interrupted"
+    climb.measure(Level.L1, lambda: (Outcome.PASS, read))
     whole = climb.measure(Level.L2, contents)
     whole = whole and climb.measure(Level.L3, lambda: check_wal(found[0], directory, commit, owner))
+    if climb.error is None or isinstance(climb.error, IntegrityError):
+        begin_anew_next_time(restored.target)  # it is wrong, or from here on no longer what the manifest says
     if climb.error is not None:
         return None
     relocate_tablespaces(restored, commit)

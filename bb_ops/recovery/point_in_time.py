@@ -9,7 +9,7 @@ from datetime import datetime
 
 from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
-from bb_ops.errors import BbOpsError, UsageError
+from bb_ops.errors import BbOpsError, IntegrityError, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import forget_configuration, port_is_free, start_server
@@ -25,6 +25,7 @@ from bb_ops.recovery.replay import Replay, Replayed, forget_replay, replayed
 from bb_ops.recovery.restore import Restored, keep_from_archiving, make_durable, needed_bytes, relocate_tablespaces
 from bb_ops.recovery.target import (
     Target,
+    begin_anew_next_time,
     check_target,
     finish_target,
     is_restored,
@@ -140,7 +141,10 @@ def _restore(  # noqa: PLR0913 - one fact each
         done.append(
             restore_backup(job.repository, chain, target, lambda: programs, progress, durable=durable, plan=plan)
         )
-        return Outcome.PASS, f"{objects} objects hashed, decrypted and decompressed in {done[0].duration_s} s"
+        found = (
+            f", {done[0].found_bytes} raw bytes of them by a run that was interrupted" if done[0].found_bytes else ""
+        )
+        return Outcome.PASS, f"{objects} objects hashed, decrypted and decompressed in {done[0].duration_s} s{found}"
 
     def wal() -> tuple[Outcome, str]:
         outcome, evidence = check_wal(programs, target.directory, commit, target.owner)
@@ -152,9 +156,12 @@ def _restore(  # noqa: PLR0913 - one fact each
         and climb.measure(Level.L2, lambda: check_contents(programs, target.directory, target.owner, done[0].chain))
         and climb.measure(Level.L3, wal)
     ):
+        begin_anew_next_time(target)  # what is changed now no longer is what the manifest says
         relocate_tablespaces(done[0], commit)
         mark_restored(target)
         copy.restored = done[0]
+    elif done and isinstance(climb.error, IntegrityError):
+        begin_anew_next_time(target)
 
 
 def recover_point(
@@ -180,7 +187,7 @@ def recover_point(
     started_at, watch = clock.now(), Stopwatch()
     target, programs = check_job(job, options)
     climb = Climb(level)
-    with recovered_copy(job, target, programs, climb, progress, durable=False) as copy:
+    with recovered_copy(job, target, programs, climb, progress, durable=True) as copy:
         running = copy.replayed
         if running is not None and level >= Level.L5:
             progress("structure", 0, None)
@@ -197,6 +204,7 @@ def recover_point(
         recovered_to_at=_shows(job, replayed_),
         recovered_to_lsn=str(replayed_.ended_at_lsn if replayed_ else commit.wal_end_lsn),
         restored_bytes=copy.restored.restored_bytes if copy.restored else 0,
+        found_bytes=copy.restored.found_bytes if copy.restored else 0,
         duration_s=watch.elapsed_s,
         proof=climb.reached.name if climb.reached is not None else None,
         outcome=climb.outcome,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from bb_ops.clock import Stopwatch
+from bb_ops.clock import Stopwatch, sleep
 from bb_ops.errors import IntegrityError, ProgramFailed
 from bb_ops.files import create_exclusive
 from bb_ops.postgres.lsn import Lsn
@@ -32,6 +32,10 @@ _SIGNAL = "recovery.signal"
 _LOG = "bb_ops.log"
 _BEGUN = ".bb_ops-replay"
 _LAST = re.compile(r"last completed transaction was at log time (\S+ \S+)$", re.MULTILINE)
+_STILL_DYING = ("pre-existing shared memory block", "lock file")
+"""What a server says while the children of one that was killed a moment ago have not noticed it yet."""
+_DEATH_TIMEOUT_S = 60.0
+_PAUSE_S = 0.5
 _TOO_SHORT = "recovery ended before configured recovery target was reached"
 
 
@@ -102,8 +106,14 @@ def replayed(replay: Replay, target: Target, programs: Programs, progress: Progr
 
         def start(*, bounded: bool) -> RunningServer:
             settings, superuser = _settings(replay, bounded=bounded), replay.best.commit.superuser
-            server = throw_away_server(programs, target.directory, superuser, target.owner, _TIMEOUT_S, settings)
-            return stack.enter_context(server)
+            while True:
+                server = throw_away_server(programs, target.directory, superuser, target.owner, _TIMEOUT_S, settings)
+                try:
+                    return stack.enter_context(server)
+                except ProgramFailed as error:
+                    if not any(sign in str(error) for sign in _STILL_DYING) or watch.elapsed_s > _DEATH_TIMEOUT_S:
+                        raise
+                sleep(_PAUSE_S)
 
         try:
             running = start(bounded=True)

@@ -15,7 +15,8 @@ from bb_ops.files import fsync_directory
 from bb_ops.postgres.fingerprint import Fingerprints
 from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor
-from bb_ops.recovery.target import Target, prepare_target
+from bb_ops.recovery.finished_parts import FinishedParts, part_key
+from bb_ops.recovery.target import Target, prepare_target, writing_below
 from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import BackupCommit, ObjectRole, PhysicalCommit, StoredObject
 from bb_ops.repository.repository import Repository
@@ -24,6 +25,10 @@ from bb_ops.storage.sealed import share_interpreter
 _LOGGER = logging.getLogger(__name__)
 _MOST_THREADS = 8
 _WAL_PARTS = "wal."
+_NO_ARCHIVING = b"""\
+# bb_ops: a restored copy must not write into the archive of the server that it came from.
+archive_mode = 'off'
+"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Restored:
         fingerprints: What was recorded at the source; None where nothing was.
         duration_s: Seconds from the first byte read to a complete directory.
         chain: What was combined, the full first; one backup for a full.
+        found_bytes: Raw bytes that an interrupted restore had written already.
     """
 
     target: Target
@@ -42,14 +48,22 @@ class Restored:
     fingerprints: Fingerprints | None
     duration_s: float
     chain: tuple[BackupId, ...]
+    found_bytes: int = 0
 
 
-def restore(
-    repository: Repository, commit: PhysicalCommit, target: Target, progress: Progress, *, durable: bool
+def restore(  # noqa: PLR0913 - each is a separate fact
+    repository: Repository,
+    commit: PhysicalCommit,
+    target: Target,
+    progress: Progress,
+    *,
+    durable: bool,
+    plan: str | None = None,
 ) -> Restored:
     """Restore a full backup into a checked target.
 
-    A crash leaves a directory without a control file, which no server starts; the same call then begins anew.
+    A crash leaves a directory without a control file, which no server starts; the same call then goes on behind the
+    parts that were finished.
 
     Args:
         repository: Where the backup is.
@@ -57,6 +71,7 @@ def restore(
         target: From ``check_target``.
         progress: Told about raw bytes.
         durable: Force everything to disk before the control file appears; a throw-away copy need not.
+        plan: What else is wanted, as an opaque hash; another one's interrupted restore is not continued.
 
     Raises:
         IntegrityError: an object is missing or damaged; the message names it.
@@ -64,54 +79,90 @@ def restore(
     """
     watch = Stopwatch()
     _LOGGER.info("restore starts", extra={"backup_id": commit.id, "region": repository.region})
-    prepare_target(target, commit.id)
-    done = extract_backup(repository, commit, target, lambda now: progress("restore", now, commit.size_bytes))
+    parts = begin_restore(target, commit.id, plan, durable=durable)
+    found = finished_bytes(parts, commit)
+    done = extract_backup(repository, commit, target, parts, lambda now: progress("restore", now, commit.size_bytes))
     complete_target(target, durable=durable)
     _LOGGER.info("restore ends", extra={"backup_id": commit.id, "duration_s": watch.elapsed_s, "size_bytes": done})
-    return Restored(target, done, read_fingerprints(repository, commit), watch.elapsed_s, (commit.id,))
+    return Restored(target, done, read_fingerprints(repository, commit), watch.elapsed_s, (commit.id,), found)
 
 
-def extract_backup(
+def begin_restore(target: Target, backup_id: BackupId, plan: str | None, *, durable: bool) -> FinishedParts:
+    """Prepare a target; return which parts an interrupted restore had finished, and where to record the others.
+
+    The control file loses its name again: until everything is complete once more, no server starts.
+    """
+    if not prepare_target(target, backup_id, plan) and not durable:
+        return FinishedParts(None)
+    control = target.directory / CONTROL_FILE
+    if control.exists():
+        control.rename(target.directory / CONTROL_PARTIAL)
+    return FinishedParts(target.directory)
+
+
+def finished_bytes(parts: FinishedParts, commit: PhysicalCommit) -> int:
+    """Return the raw bytes of a backup's archives that an interrupted restore had finished, and log them."""
+    found = [entry for entry in commit.with_role(ObjectRole.ARCHIVE) if part_key(commit, entry) in parts]
+    found_bytes = sum(entry.raw_size_bytes for entry in found)
+    if found:
+        extra = {"backup_id": commit.id, "found_parts": len(found), "found_bytes": found_bytes}
+        _LOGGER.info("restore goes on where it was interrupted", extra=extra)
+    return found_bytes
+
+
+def extract_backup(  # noqa: PLR0913 - each is a separate fact
     repository: Repository,
     commit: PhysicalCommit,
     target: Target,
+    parts: FinishedParts,
     tell: Callable[[int], None],
     *,
     with_wal: bool = True,
 ) -> int:
-    """Extract the files of one backup and its manifest into a prepared target; return the raw bytes read.
+    """Extract the files of one backup and its manifest into a prepared target; return the raw bytes that it has.
 
     The control file bears another name until the caller says that all is complete.
 
     Args:
         repository: Where the backup is.
         commit: Which one.
-        target: An empty directory of the server's account.
+        target: A directory of the server's account, which holds nothing but what finished parts made.
+        parts: What is finished and need not be read; what is finished now is added.
         tell: Told the raw bytes done.
         with_wal: Extract the WAL too; what a chain's last backup replays needs no other's.
     """
-    for space in commit.tablespaces:
-        _make_tablespace(target, space.oid)
-    archives = [
-        entry for entry in commit.with_role(ObjectRole.ARCHIVE) if with_wal or not entry.name.startswith(_WAL_PARTS)
-    ]
+    with writing_below(target.directory):
+        for space in commit.tablespaces:
+            _make_tablespace(target, space.oid)
+    archives = archives_of(commit, with_wal=with_wal)
+    missing = [entry for entry in archives if part_key(commit, entry) not in parts]
     without = None if with_wal else "pg_wal"
-    done = 0
+    done = sum(entry.raw_size_bytes for entry in archives) - sum(entry.raw_size_bytes for entry in missing)
+    tell(done)
     share_interpreter()
     threads = min(_MOST_THREADS, max(2, os.cpu_count() or 1))
     with ThreadPoolExecutor(threads, thread_name_prefix="restore") as pool:
-        largest_first = sorted(archives, key=lambda entry: entry.raw_size_bytes, reverse=True)
-        waiting = [pool.submit(_extract, repository, commit, entry, target, without) for entry in largest_first]
+        largest_first = sorted(missing, key=lambda entry: entry.raw_size_bytes, reverse=True)
+        waiting = {pool.submit(_extract, repository, commit, entry, target, without): entry for entry in largest_first}
         try:
             for finished in as_completed(waiting):
-                done += finished.result()
+                size_bytes, made = finished.result()
+                with writing_below(target.directory):
+                    parts.add(part_key(commit, waiting[finished]), made)
+                done += size_bytes
                 tell(done)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    (target.directory / "backup_manifest").write_bytes(_read(repository, commit, ObjectRole.MANIFEST))
-    target.chown(target.directory / "backup_manifest")
+    _extract_manifest(repository, commit, target, parts)
     return done
+
+
+def archives_of(commit: PhysicalCommit, *, with_wal: bool) -> list[StoredObject]:
+    """Return a backup's archives, on wish without those that hold nothing but WAL."""
+    return [
+        entry for entry in commit.with_role(ObjectRole.ARCHIVE) if with_wal or not entry.name.startswith(_WAL_PARTS)
+    ]
 
 
 def read_fingerprints(repository: Repository, commit: BackupCommit) -> Fingerprints | None:
@@ -132,7 +183,8 @@ def relocate_tablespaces(restored: Restored, commit: PhysicalCommit) -> None:
         f"{space.oid} {_escape(str(restored.target.tablespaces / str(space.oid)))}\n" for space in commit.tablespaces
     ]
     path = restored.target.directory / "tablespace_map"
-    path.write_text("".join(lines), encoding="utf-8")
+    with writing_below(restored.target.directory):
+        path.write_text("".join(lines), encoding="utf-8")
     restored.target.chown(path)
 
 
@@ -140,11 +192,13 @@ def keep_from_archiving(restored: Restored) -> None:
     """Turn archiving off in the restored configuration, so that a copy never writes into the source's archive.
 
     Done after the manifest was checked. ``ALTER SYSTEM RESET archive_mode`` turns it on again.
+    Safe to repeat.
     """
     path = restored.target.directory / "postgresql.auto.conf"
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write("# bb_ops: a restored copy must not write into the archive of the server that it came from.\n")
-        handle.write("archive_mode = 'off'\n")
+    with writing_below(restored.target.directory), path.open("a+b") as handle:
+        handle.seek(0)
+        if not handle.read().endswith(_NO_ARCHIVING):
+            handle.write(_NO_ARCHIVING)
     path.chmod(0o600)
     restored.target.chown(path)
 
@@ -157,14 +211,28 @@ def needed_bytes(chain: Sequence[PhysicalCommit]) -> int:
 
 def _extract(
     repository: Repository, commit: PhysicalCommit, entry: StoredObject, target: Target, without: str | None
-) -> int:
+) -> tuple[int, list[str]]:
     root = target.directory if entry.tablespace_oid is None else target.tablespaces / str(entry.tablespace_oid)
     where = f"{repository.store.url}/{repository.object_key(commit, entry)}"
     try:
         with Extractor(target, root, without) as extractor:
-            return repository.open_object(commit, entry, extractor)
+            size_bytes = repository.open_object(commit, entry, extractor)
     except IntegrityError as error:
         raise error if where in str(error) else IntegrityError(f"{where}: {error}") from error
+    return size_bytes, extractor.made
+
+
+def _extract_manifest(repository: Repository, commit: PhysicalCommit, target: Target, parts: FinishedParts) -> None:
+    path = target.directory / "backup_manifest"
+    key = f"{commit.id}/{path.name}"
+    if key in parts:
+        return
+    content = _read(repository, commit, ObjectRole.MANIFEST)
+    with writing_below(target.directory):
+        with path.open("xb") as handle:
+            handle.write(content)
+        target.chown(path)
+        parts.add(key, [str(path)])
 
 
 def _read(repository: Repository, commit: BackupCommit, role: ObjectRole) -> bytes:

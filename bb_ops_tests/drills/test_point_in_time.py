@@ -1,6 +1,8 @@
 """Recovery to a moment: by time, position, transaction and name; on the right timeline; or refused before anything."""
 
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,6 +16,7 @@ from bb_ops_tests.support.postgres import Build, Cluster, connection_to, free_po
 from bb_ops_tests.support.wal import wait_until_archived
 
 ROWS = 3000
+KILLS = 10
 FIRST, SECOND = "primary", "replica"
 if TYPE_CHECKING:
     import psycopg
@@ -210,3 +213,26 @@ def test_a_recovered_server_is_recovered_once_more(story: Story, room: Path) -> 
 def _own_repository(story: Story, room: Path) -> BbOps:
     shutil.copytree(_repository(story.command), room / "repository")
     return story.command.having(BB_OPS_REPOSITORY=f"file://{room}/repository", BB_OPS_REPLICA=None)
+
+
+def test_killed_at_any_moment_the_same_command_goes_on_and_ends_with_the_same_rows(story: Story, room: Path) -> None:
+    port = free_port()
+    words = ("recover", "point-in-time", story.lsn, "--into", room / "back", "--start", "--port", str(port), "--json")
+    whole_s = story.command.ok(*words[:4], room / "other", "--json").duration_s
+    phases, finished = set(), False
+    for number in range(KILLS):
+        with story.command.start(*words) as running:
+            time.sleep(0.15 + (whole_s - 0.3) * (number + 0.5) / KILLS)
+            finished = not running.kill()
+            if finished:
+                break
+        mark = json.loads((room / "back" / ".bb_ops-restore.json").read_text()) if (room / "back").exists() else {}
+        phases.add(mark.get("phase"))
+    assert "restored" in phases, "no kill met the replay"
+    if not finished:
+        story.command.ok(*words)
+    try:
+        assert _words(room / "back", port) == {"A", *(f"before {number}" for number in range(1, ROWS + 1))}
+        assert {path.name for path in (room / "back").glob(".bb_ops*")} == set()
+    finally:
+        stop_server_in(room / "back")

@@ -15,10 +15,7 @@ from bb_ops_tests.support.postgres import (
     Build,
     Cluster,
     available,
-    connection_to,
-    free_port,
     running_cluster,
-    stop_server_in,
     wait_until,
 )
 
@@ -131,22 +128,6 @@ def test_an_increment_is_not_copied_before_what_it_builds_on(chain: Chain, room:
     assert [path.parent.name for path in (room / "other").rglob("COMMIT.json")] == [chain.ids[0]]
     elsewhere.ok("sync", "incremental")
     assert elsewhere.ok("validate", "latest", "--region", "replica", "--json").document["level"] == "L6"
-
-
-def test_a_chain_killed_while_it_is_restored_cannot_be_started_and_can_be_repeated(chain: Chain, room: Path) -> None:
-    target, port = room / "back", free_port()
-    recover = ("recover", "full", "latest", "--into", target, "--start", "--port", str(port))
-    for awaited in (".bb_ops-chain/0000/data/base", ".bb_ops-chain/0002/data", ".bb_ops-chain/result/base"):
-        with chain.command.start(*recover) as running:
-            wait_until(lambda awaited=awaited: (target / awaited).exists(), f"{awaited} did not appear", 30)  # type: ignore[misc]
-            assert running.kill()
-        assert not (target / "global" / "pg_control").exists()
-    try:
-        chain.command.ok(*recover)
-        with connection_to(target, port, "postgres") as connection:
-            assert connection.execute("SELECT count(*) FROM t").fetchone() == (ROWS,)
-    finally:
-        stop_server_in(target)
 
 
 def test_a_chain_needs_more_room_than_its_result(chain: Chain, room: Path) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bb_ops_tests.faults.conftest import ROWS
 from bb_ops_tests.support.commands import BbOps, Running, backups_of, objects_below
-from bb_ops_tests.support.postgres import Cluster, connection_to, free_port, stop_server_in, wait_until
+from bb_ops_tests.support.postgres import Cluster, wait_until
 
 MOMENTS = 10
 ATTEMPTS = 5
@@ -58,21 +57,6 @@ def test_a_copy_killed_at_its_work_is_not_listed_and_goes_on_where_it_was(slow: 
     slow.ok("validate", "latest", "--region", "replica", "--integrity-only")
     _leftovers_are_named_and_removed(slow, replica)
     assert len(objects_below(replica)) == objects
-
-
-def test_a_restore_killed_at_its_work_cannot_be_started_and_can_be_repeated(slow: BbOps, room: Path) -> None:
-    slow.ok("backup", "full")
-    target, port = room / "back", free_port()
-    recover = ("recover", "full", "latest", "--into", target, "--start", "--port", str(port))
-    for least in (1, 200, 600):
-        _kill_at_work(slow, recover[:5], target, "global/pg_control", least)
-        assert not (target / "global" / "pg_control").exists()
-    try:
-        slow.ok(*recover)
-        with connection_to(target, port, "postgres") as connection:
-            assert connection.execute("SELECT count(*) FROM t7").fetchone() == (ROWS,)
-    finally:
-        stop_server_in(target)
 
 
 def test_a_restore_killed_while_it_marked_its_directory_can_be_repeated(command: BbOps, room: Path) -> None:
