@@ -53,6 +53,9 @@ def _print(proof: Proof) -> None:
     click.echo(f"{proof.backup_id} in {proof.region}: {reached}")
     for step in proof.steps:
         click.echo(f"  {step.level} {step.outcome:14} {step.duration_s:8.2f} s  {step.evidence}")
+    for one in proof.invariants:
+        said = f"{one.severity} invariant {one.name}: {one.evidence}"
+        click.echo(f"     {one.outcome:14} {one.duration_s:8.2f} s  {said}")
 
 
 def _reason(proof: Proof, error: BbOpsError | None) -> str:
