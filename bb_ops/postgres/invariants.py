@@ -71,7 +71,8 @@ def _measure(connection: Connection, one: Invariant) -> tuple[Outcome, int | Non
     if one.expect == Expectation.NO_ROWS:
         answer = connection.execute(sql.SQL("SELECT count(*) FROM (\n{}\n) AS violating").format(query), prepare=True)
         rows = int(str((answer.fetchone() or (0,))[0]))
-        return (Outcome.FAIL, rows, f"{rows} rows") if rows else (Outcome.PASS, 0, "no rows")
+        said = "no rows" if rows == 0 else f"{rows} row{'s' * (rows > 1)}"
+        return Outcome.FAIL if rows else Outcome.PASS, rows, said
     answer = connection.execute(sql.SQL("SELECT (\n{}\n)").format(query), prepare=True)
     if answer.description is None or answer.description[0].type_code != _BOOLEAN:
         return Outcome.NOT_MEASURED, None, "the query gives no boolean"

@@ -74,7 +74,7 @@ sql = "{_NO_ORPHANS}"
         assert (answer.document["level"], answer.document["outcome"]) == ("L5", "fail")
         (found,) = answer.document["invariants"]
         assert (found["name"], found["rows"], found["outcome"]) == ("no-orphans", 1, "fail")
-        assert "violated: no-orphans (1 rows)" in answer.complaint
+        assert "violated: no-orphans (1 row)" in answer.complaint
     assert shop.declaring(room, "").run("validate", shop.full).expect(2).complaint.endswith("BB_OPS_INVARIANTS_FILE")
 
 

@@ -62,6 +62,13 @@ def test_a_page_names_its_bucket_its_chain_and_every_hash(repository: Repository
     assert joined.index(chain[0].id) < joined.index(f'open_backup "$SYSTEM/base/{chain[2].id}"')
 
 
+def test_a_page_of_a_backup_without_encryption_asks_for_no_age() -> None:
+    page = render_page([new_commit(encryption="none", recipients=())], BUCKET)
+    assert 'unseal "$base/backup_manifest.zst"' in page
+    assert "apt-get install age" not in page
+    assert "| encryption | none |" in page
+
+
 @pytest.mark.parametrize("name", ["shop", HOSTILE])
 def test_no_name_ends_a_block_or_a_word(tmp_path: Path, name: str) -> None:
     page = render_page([dump_of(name)], Place(f"file://{tmp_path}/it's here", None, "a|b`c"))
