@@ -11,6 +11,7 @@ from urllib.parse import urlparse
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
+from bb_ops.invariants import Invariant, read_invariants
 from bb_ops.repository.ids import SlotKey
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import KeyFiles, Repository
@@ -72,6 +73,15 @@ class Operations:
                 return repository
         known = ", ".join(repository.region for repository in self.repositories)
         raise SettingsError(f"there is no region {name!r}: known are {known}")
+
+    @property
+    def invariants(self) -> tuple[Invariant, ...]:
+        """What must be true of the application's data; empty where no file declares anything.
+
+        Raises:
+            SettingsError: the file has faults.
+        """
+        return read_invariants(self.settings.invariants_file) if self.settings.invariants_file else ()
 
     def full_backup_options(self, *, slot: SlotKey | None = None, new_lineage: bool = False) -> "FullBackupOptions":
         """Return how full backups are taken."""
@@ -161,7 +171,9 @@ class Operations:
         from bb_ops.validation.restore_test import RestoreTestOptions  # noqa: PLC0415 - as above
 
         settings = self.settings
-        return RestoreTestOptions(level, settings.pg_bindirs, settings.server_user, settings.scratch_directory)
+        return RestoreTestOptions(
+            level, settings.pg_bindirs, settings.server_user, settings.scratch_directory, self.invariants
+        )
 
     def _repository(self, place: RepositorySettings) -> Repository:
         settings = self.settings

@@ -68,6 +68,7 @@ class Settings:
         pg_bindirs: Folders with PostgreSQL programs, searched first.
         server_user: The account that runs restored servers when we are root.
         scratch_directory: Where throw-away restores go; the system's temporary directory when None.
+        invariants_file: What must be true of the application's data; None declares nothing.
         cache_directory: Where is kept what was read before, to be quick; None keeps nothing.
         wal_partial_interval_s: How often the unfinished WAL segment is stored while WAL is streamed.
         wal_both_regions: Whether WAL counts as durable only once the replica's repository holds it too.
@@ -92,6 +93,7 @@ class Settings:
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
     scratch_directory: Path | None
+    invariants_file: Path | None
     cache_directory: Path | None
     wal_partial_interval_s: float
     wal_both_regions: bool
@@ -134,6 +136,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         pg_bindirs=reader.parsed("BB_OPS_PG_BINDIR", _paths) or (),
         server_user=reader.text("BB_OPS_SERVER_USER"),
         scratch_directory=reader.parsed("BB_OPS_SCRATCH_DIRECTORY", _directory),
+        invariants_file=reader.parsed("BB_OPS_INVARIANTS_FILE", _file),
         cache_directory=_cache(reader),
         wal_partial_interval_s=float(reader.parsed("BB_OPS_WAL_PARTIAL_INTERVAL_S", _whole_number(1, 3600)) or 2),
         wal_both_regions=reader.parsed("BB_OPS_WAL_BOTH_REGIONS", _switch) or False,

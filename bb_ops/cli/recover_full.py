@@ -66,6 +66,8 @@ def print_recovery(done: Recovery) -> None:
     click.echo(f"shows the state of {at}, proven {done.proof}")
     for step in done.steps:
         click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
+    for one in done.invariants:
+        click.echo(f"     {one.outcome:14} {one.severity} invariant {one.name}: {one.evidence}")
     if done.connection_string:
         click.echo(f"connect with: {done.connection_string}")
 

@@ -107,7 +107,7 @@ def point_in_time(  # noqa: PLR0913 - one option each
     refused, 5 when the backup or its WAL is damaged, 4 when the copy is unsound.
     """
     ops = operations()
-    options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user)
+    options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user, ops.invariants)
     found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
     job = require_job(found, job, plan_hash)
     check_job(job, options)

@@ -14,7 +14,7 @@ from bb_ops.progress import Progress
 from bb_ops.repository import layout
 from bb_ops.repository.catalog import Catalog, read_catalog
 from bb_ops.repository.ids import BackupId, SlotKey
-from bb_ops.repository.manifest import BackupCommit, PhysicalCommit, StoredObject
+from bb_ops.repository.manifest import BackupCommit, Commit, PhysicalCommit, StoredObject
 from bb_ops.repository.repository import Repository
 from bb_ops.storage.sealed import verify_stored
 
@@ -134,8 +134,8 @@ def copy_slot(
         return copy_backup(source, destination, commit, progress), commit
 
 
-def copy_backup(source: Repository, destination: Repository, commit: BackupCommit, progress: Progress) -> CopiedBackup:
-    """Copy one backup and re-hash it where it arrived; its commit, byte for byte, is written last.
+def copy_backup(source: Repository, destination: Repository, commit: Commit, progress: Progress) -> CopiedBackup:
+    """Copy one backup and re-hash it where it arrived; its page is written anew, its commit, byte for byte, last.
 
     Raises:
         IntegrityError: the destination lacks what an increment builds on or holds other bytes, or the source's bytes
@@ -151,6 +151,7 @@ def copy_backup(source: Repository, destination: Repository, commit: BackupCommi
     data = source.store.read(key)
     if data is None or source.parse_commit(data, key) != commit:
         raise IntegrityError(f"{source.store.url}/{key} changed while its backup was copied")
+    destination.write_page(commit)
     try:
         destination.store.create(key, data)
     except AlreadyExists:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from bb_ops import files
 from bb_ops.demo import postgres
 from bb_ops.demo.credentials import Credentials
 from bb_ops.demo.model import World
 
+INVARIANTS = Path(__file__).with_name("invariants.toml")
 _PLAIN = re.compile(r"[\w@%+=:,./-]*", re.ASCII)
 
 
@@ -30,6 +32,7 @@ def settings(world: World, credentials: Credentials) -> dict[str, str]:
         "BB_OPS_REPOSITORY": f"s3://{primary.bucket}/bb_ops",
         "BB_OPS_REPLICA": f"s3://{other.bucket}/bb_ops",
         "BB_OPS_PG_BINDIR": str(world.pg_bindir),
+        "BB_OPS_INVARIANTS_FILE": str(INVARIANTS),
     }
     for prefix, region in (("BB_OPS_S3", primary), ("BB_OPS_REPLICA_S3", other)):
         key = credentials.regions[region.name]

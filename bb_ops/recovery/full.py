@@ -7,6 +7,7 @@ from pathlib import Path
 from bb_ops.clock import Stopwatch
 from bb_ops.errors import BbOpsError, IntegrityError, UsageError
 from bb_ops.findings import Outcome, Value
+from bb_ops.invariants import Invariant, InvariantResult
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import port_is_free, start_server
 from bb_ops.process import Account
@@ -38,6 +39,7 @@ class RecoverOptions:
         into: An empty directory, or one that does not exist; it becomes the data directory.
         start: Leave a server running there.
         port: Its port on the loopback address.
+        invariants: What must be true of the application's data in a copy of a moment.
     """
 
     into: Path
@@ -45,6 +47,7 @@ class RecoverOptions:
     port: int
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
+    invariants: tuple[Invariant, ...] = ()
 
 
 class Recovery(Value):
@@ -66,6 +69,7 @@ class Recovery(Value):
         last_transaction_at: When the last replayed transaction committed.
         replayed_bytes: Of WAL behind the backup's end.
         replay_s: Seconds from the start of recovery to the first answer.
+        invariants: What was declared of the application's data, and whether it holds in the copy.
     """
 
     schema_id: str = "bb-ops/recovery/1"
@@ -89,6 +93,7 @@ class Recovery(Value):
     last_transaction_at: datetime | None = None
     replayed_bytes: int | None = None
     replay_s: float | None = None
+    invariants: tuple[InvariantResult, ...] = ()
 
 
 class RecoverPlan(Value):

@@ -10,7 +10,9 @@ from datetime import datetime
 from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import BbOpsError, IntegrityError, UsageError
-from bb_ops.findings import Outcome
+from bb_ops.findings import Outcome, worst
+from bb_ops.invariants import InvariantResults
+from bb_ops.postgres.invariants import check_invariants
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import forget_configuration, port_is_free, start_server
 from bb_ops.progress import Progress
@@ -38,6 +40,7 @@ from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _START_TIMEOUT_S = 3600.0
+_INVARIANTS_DEADLINE_S = 900.0
 _MOST_EXTRA_BYTES = 2 << 30
 """Room for WAL beside the data: what is fetched ahead, and what the server keeps (max_wal_size)."""
 
@@ -187,11 +190,15 @@ def recover_point(
     started_at, watch = clock.now(), Stopwatch()
     target, programs = check_job(job, options)
     climb = Climb(level)
+    invariants = InvariantResults()
     with recovered_copy(job, target, programs, climb, progress, durable=True) as copy:
         running = copy.replayed
         if running is not None and level >= Level.L5:
             progress("structure", 0, None)
             climb.measure(Level.L5, lambda: check_structure_of_kept(programs, running.server.dsn, target.owner))
+        if running is not None and options.invariants:
+            progress("invariants", 0, None)
+            invariants = check_invariants(running.server.dsn, options.invariants, _INVARIANTS_DEADLINE_S)
     address = _finish(job, options, target, programs, climb, copy)
     commit, replayed_ = job.best.commit, copy.replayed
     recovery = Recovery(
@@ -207,7 +214,8 @@ def recover_point(
         found_bytes=copy.restored.found_bytes if copy.restored else 0,
         duration_s=watch.elapsed_s,
         proof=climb.reached.name if climb.reached is not None else None,
-        outcome=climb.outcome,
+        outcome=worst((climb.outcome, invariants.outcome)),
+        invariants=invariants.results,
         steps=climb.close(),
         target=str(job.target),
         plan_hash=job.plan.plan_hash,

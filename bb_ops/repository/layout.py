@@ -2,6 +2,7 @@
 
 bb-ops-repository.json                                  the marker of a repository
 {cluster}/{system_id}/base/{backup_id}/COMMIT.json      written last: without it there is no backup
+{cluster}/{system_id}/base/{backup_id}/RECOVERY.md      how to bring it back with stock tools; no object of the commit
 {cluster}/{system_id}/base/{backup_id}/{archive}.{n}.tar.zst.age
 {cluster}/{system_id}/base/{backup_id}/backup_manifest.zst.age
 {cluster}/{system_id}/base/{backup_id}/fingerprints.json.zst.age
@@ -16,6 +17,7 @@ bb-ops-repository.json                                  the marker of a reposito
 
 MARKER = "bb-ops-repository.json"
 COMMIT_NAME = "COMMIT.json"
+PAGE_NAME = "RECOVERY.md"
 _BASE = "/base/"
 
 
@@ -37,6 +39,11 @@ def backup_prefix(cluster: str, system_id: str, backup_id: str) -> str:
 def commit_key(cluster: str, system_id: str, backup_id: str) -> str:
     """Return the key of the object that makes a backup exist."""
     return backup_prefix(cluster, system_id, backup_id) + COMMIT_NAME
+
+
+def page_key(cluster: str, system_id: str, backup_id: str) -> str:
+    """Return the key of the page that says how to bring a backup back with stock tools."""
+    return backup_prefix(cluster, system_id, backup_id) + PAGE_NAME
 
 
 def part_name(archive: str, number: int, suffix: str) -> str:

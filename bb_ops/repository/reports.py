@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import AwareDatetime
 
 from bb_ops.findings import Outcome, Value
+from bb_ops.invariants import InvariantResult
 from bb_ops.repository.ids import BackupId
 
 
@@ -25,7 +26,7 @@ class Level(IntEnum):
     L5 = 5
     """Its structure is sound: indexes, heaps and constraints were checked."""
     L6 = 6
-    """Its data equal the source's, table by table."""
+    """Its data equal the source's, table by table, and every declared invariant of the application holds."""
     L7 = 7
     """It survives the region: restored from the other region with the offline key, timed."""
 
@@ -57,6 +58,7 @@ class Proof(Value):
         region: That repository's name at the time.
         restore_s: Seconds from the first byte read to a server that answers; None where none was started.
         rows_compared: Rows counted and hashed on both sides.
+        invariants: What the application's declared invariants answered; empty where none is declared or evaluated.
     """
 
     schema_id: Literal["bb-ops/proof/1"] = "bb-ops/proof/1"
@@ -76,3 +78,4 @@ class Proof(Value):
     anchor_lsn: str | None
     host: str
     bb_ops_version: str
+    invariants: tuple[InvariantResult, ...] = ()

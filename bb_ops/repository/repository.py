@@ -19,7 +19,8 @@ from bb_ops.errors import AlreadyExists, IntegrityError, RepositoryMissing, Sett
 from bb_ops.findings import Value
 from bb_ops.repository import keys, layout
 from bb_ops.repository import lock as locks
-from bb_ops.repository.manifest import BackupCommit, Commit, StoredObject, parse_commit
+from bb_ops.repository.manifest import BackupCommit, Commit, PhysicalCommit, StoredObject, parse_commit
+from bb_ops.repository.recovery_page import Place, render_page
 from bb_ops.repository.reports import Proof
 from bb_ops.repository.signing import load_public_key, load_signing_key, open_document, sign_document
 from bb_ops.storage.base import ObjectStore
@@ -55,6 +56,7 @@ class Repository:
         self.cluster = cluster
         self._keys = keys
         self._clock = clock
+        self._ancestors: dict[str, Commit] = {}  # for pages; commits never change
 
     @property
     def encryption(self) -> Literal["age", "none"]:
@@ -152,12 +154,14 @@ class Repository:
         """Return the systems that have anything in this cluster's part of the repository."""
         return [name for name in self.store.children(layout.cluster_prefix(self.cluster)) if name.isdigit()]
 
-    def commit(self, commit: BackupCommit) -> None:
-        """Make a backup exist: write its signed commit, once.
+    def commit(self, commit: Commit) -> None:
+        """Make a backup exist: write how to bring it back without us, then its signed commit, once.
 
         Raises:
             AlreadyExists: the backup is committed already.
+            IntegrityError: what an increment builds on is missing or damaged.
         """
+        self.write_page(commit)
         document = sign_document(commit.model_dump(mode="json"), self.signing_key)
         self.store.create(layout.commit_key(commit.cluster, commit.system_id, commit.id), document)
 
@@ -171,6 +175,35 @@ class Repository:
         key = layout.commit_key(self.cluster, system_id, backup_id)
         data = self.store.read(key)
         return None if data is None else self.parse_commit(data, key)
+
+    def write_page(self, commit: Commit) -> None:
+        """Write ``RECOVERY.md`` beside a backup that is about to be committed here, with this repository's own names.
+
+        Safe to repeat: one that a killed run left is replaced while the backup is not committed, never afterwards.
+
+        Raises:
+            IntegrityError: what an increment builds on is missing or damaged.
+        """
+        place = Place(self.store.url, self.store.endpoint_url, self.region)
+        page = render_page(self._with_ancestors(commit), place).encode()
+        key = layout.page_key(commit.cluster, commit.system_id, commit.id)
+        try:
+            self.store.create(key, page)
+        except AlreadyExists:
+            committed = self.store.stat(layout.commit_key(commit.cluster, commit.system_id, commit.id)) is not None
+            if not committed and self.store.read(key) != page:
+                self.store.delete(key)
+                self.store.create(key, page)
+
+    def _with_ancestors(self, commit: Commit) -> tuple[Commit, ...]:
+        chain = [commit]
+        while isinstance(chain[0], PhysicalCommit) and (parent_id := chain[0].parent_id) is not None:
+            parent = self._ancestors.get(parent_id) or self.read_commit(commit.system_id, parent_id)
+            if parent is None or parent.id in {one.id for one in chain}:
+                raise IntegrityError(f"{chain[0].id} builds on {parent_id}, which is missing in {self.region}")
+            self._ancestors[parent_id] = parent
+            chain.insert(0, parent)
+        return tuple(chain)
 
     def parse_commit(self, data: bytes, key: str) -> Commit:
         """Authenticate the bytes of the commit stored at ``key``."""

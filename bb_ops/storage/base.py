@@ -130,6 +130,11 @@ class ObjectStore(Protocol):
         """Where it is, without secrets."""
         ...
 
+    @property
+    def endpoint_url(self) -> str | None:
+        """The server that must be named to reach it; None where ``url`` says enough."""
+        ...
+
     def check(self) -> None:
         """Prove that the place exists and answers.
 

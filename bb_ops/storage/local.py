@@ -29,6 +29,11 @@ class LocalStore:
         """Where it is."""
         return f"file://{self._root}"
 
+    @property
+    def endpoint_url(self) -> None:
+        """No server is asked."""
+        return
+
     def check(self) -> None:
         """Prove that the directory exists and can be read."""
         if not self._root.is_dir():

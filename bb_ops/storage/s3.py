@@ -68,6 +68,11 @@ class S3Store:
         """Where it is."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
+    @property
+    def endpoint_url(self) -> str | None:
+        """The S3-compatible server; None for AWS."""
+        return self._endpoint_url
+
     @cached_property
     def _client(self) -> "S3Client":
         secret = self._secret_access_key.get_secret_value() if self._secret_access_key else None

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from bb_ops.findings import Outcome
+from bb_ops.errors import IntegrityError
+from bb_ops.findings import Outcome, worst
+from bb_ops.invariants import InvariantResults
 from bb_ops.postgres.fingerprint import Fingerprints, TableFingerprint
 
 _MOST_NAMED = 5
@@ -49,6 +51,18 @@ def compare_fingerprints(source: Fingerprints | None, restored: Fingerprints) ->
     if doubts:
         return Comparison(Outcome.NOT_MEASURED, f"{counted}; {'; '.join(doubts)}", len(compared), rows)
     return Comparison(Outcome.PASS, f"{counted}, all equal", len(compared), rows)
+
+
+def judge_data(comparison: Comparison, invariants: InvariantResults) -> tuple[Outcome, str]:
+    """L6: the rows are equal, and every declared invariant holds; the worse of the two answers counts.
+
+    Raises:
+        IntegrityError: the rows differ. A violated invariant does not raise: equal rows show it at the source as well.
+    """
+    said = f"{comparison.evidence}; {invariants.evidence}"
+    if comparison.outcome == Outcome.FAIL:
+        raise IntegrityError(f"the rows differ from the source's: {said}")
+    return worst((comparison.outcome, invariants.outcome)), said
 
 
 def _differs(entry: TableFingerprint, ours: dict[tuple[str, str], TableFingerprint]) -> bool:

@@ -5,14 +5,16 @@ import socket
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import IntegrityError, NotMeasured
 from bb_ops.findings import Outcome
+from bb_ops.invariants import InvariantResults
 from bb_ops.postgres import dump
 from bb_ops.postgres.fingerprint import Contents, take_fingerprints
+from bb_ops.postgres.invariants import check_invariants
 from bb_ops.postgres.programs import find_programs
 from bb_ops.process import Account
 from bb_ops.progress import Progress
@@ -27,8 +29,9 @@ from bb_ops.repository.ids import BackupKind
 from bb_ops.repository.manifest import LogicalCommit, StoredDatabase
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
-from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
+from bb_ops.validation.fingerprints import Comparison, compare_fingerprints, judge_data
 from bb_ops.validation.restore_test import (
+    INVARIANTS_DEADLINE_S,
     Nowhere,
     RestoreTestOptions,
     RestoreTestResult,
@@ -78,6 +81,7 @@ def run_load_test(  # noqa: PLR0913 - one fact each
         anchor_lsn=str(commit.position) if compared else None,
         host=socket.gethostname(),
         bb_ops_version=__version__,
+        invariants=test.invariants.results,
     )
     return RestoreTestResult(proof, test.climb.error)
 
@@ -94,6 +98,7 @@ class _LoadTest:
     restore_s: float | None = None
     restored_bytes: int | None = None
     comparison: Comparison | None = None
+    invariants: InvariantResults = field(default_factory=InvariantResults)
 
     def read_everything(self) -> tuple[Outcome, str]:
         """L1 without any program of PostgreSQL."""
@@ -179,9 +184,8 @@ class _LoadTest:
         source = read_fingerprints(self.repository, self.commit)
         ours = take_fingerprints(loaded.server.dsn, budget_s=_NO_BUDGET_S, anchored=False, contents=Contents.DUMP)
         self.comparison = compare_fingerprints(source, ours)
-        if self.comparison.outcome == Outcome.FAIL:
-            raise IntegrityError(f"the rows differ from the source's: {self.comparison.evidence}")
-        return self.comparison.outcome, self.comparison.evidence
+        self.invariants = check_invariants(loaded.server.dsn, self.options.invariants, INVARIANTS_DEADLINE_S)
+        return judge_data(self.comparison, self.invariants)
 
 
 def _same_globals(held: Dump, loaded: Loaded) -> str:

@@ -13,7 +13,9 @@ from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, IntegrityError
 from bb_ops.findings import Outcome
+from bb_ops.invariants import Invariant, InvariantResults
 from bb_ops.postgres.fingerprint import take_fingerprints
+from bb_ops.postgres.invariants import check_invariants
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.process import Account
@@ -27,11 +29,12 @@ from bb_ops.recovery.target import Target, check_target, finish_target, server_a
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
-from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
+from bb_ops.validation.fingerprints import Comparison, compare_fingerprints, judge_data
 
 _LOGGER = logging.getLogger(__name__)
 _START_TIMEOUT_S = 3600.0
 _NO_BUDGET_S = 24 * 3600.0
+INVARIANTS_DEADLINE_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,14 @@ class RestoreTestOptions:
         pg_bindirs: Where PostgreSQL's programs are looked for first.
         server_user: The account that runs the server when we are root; None chooses one.
         scratch_directory: Where the throw-away copy goes; the system's temporary directory when None.
+        invariants: What must be true of the application's data, for L6.
     """
 
     level: Level
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
     scratch_directory: Path | None
+    invariants: tuple[Invariant, ...] = ()
 
 
 @dataclass
@@ -96,6 +101,7 @@ def run_restore_test(
         anchor_lsn=str(commit.wal_end_lsn) if comparison else None,
         host=socket.gethostname(),
         bb_ops_version=__version__,
+        invariants=test.invariants.results,
     )
     _LOGGER.info(
         "restore test ends",
@@ -129,6 +135,7 @@ class _RestoreTest:
         self.restore_s: float | None = None
         self.restored_bytes: int | None = None
         self.comparison: Comparison | None = None
+        self.invariants = InvariantResults()
 
     def read_everything(self) -> tuple[Outcome, str]:
         """L1 without a copy on disk: hash, decrypt and decompress every object."""
@@ -204,9 +211,8 @@ class _RestoreTest:
     def _compare(self, dsn: Dsn, restored: Restored) -> tuple[Outcome, str]:
         fingerprints = take_fingerprints(dsn, budget_s=_NO_BUDGET_S, anchored=False)
         self.comparison = compare_fingerprints(restored.fingerprints, fingerprints)
-        if self.comparison.outcome == Outcome.FAIL:
-            raise IntegrityError(f"the rows differ from the source's: {self.comparison.evidence}")
-        return self.comparison.outcome, self.comparison.evidence
+        self.invariants = check_invariants(dsn, self._options.invariants, INVARIANTS_DEADLINE_S)
+        return judge_data(self.comparison, self.invariants)
 
     def _check_pages(self, programs: Programs, directory: Path, owner: Account | None) -> None:
         """Add the page checksums, which need a stopped server, to L5's answer."""

@@ -13,6 +13,7 @@ import pytest
 
 from bb_ops_tests.support import foreign
 from bb_ops_tests.support.commands import Answer, BbOps, bb_ops
+from bb_ops_tests.support.page import follow
 from bb_ops_tests.support.postgres import (
     Cluster,
     available,
@@ -120,6 +121,24 @@ def test_any_backup_of_the_chain_is_restored_to_its_own_rows(chain: Chain, room:
         assert (recovered["proof"], recovered["outcome"]) == ("L4", "pass")
         assert foreign.read_rows(partial(connection_to, target, port)) == chain.rows[depth]
         assert not list(target.glob(".bb_ops*")), "nothing of the chain may stay in the restored directory"
+    finally:
+        stop_server_in(target)
+
+
+@pytest.mark.requires("age", "zstd", "tar")
+def test_the_page_of_an_increment_brings_its_chain_back_with_stock_tools(chain: Chain, room: Path) -> None:
+    depth = 1 + next(number for number, change in enumerate(_CHANGES) if "TABLESPACE fast" in change)
+    target, port = room / "b", free_port()
+    (page,) = (chain.room / "repository").glob(f"main/*/base/{chain.ids()[depth]}/RECOVERY.md")
+    (room / "key").write_bytes((chain.room / "keys" / "offline.agekey").read_bytes())
+    hand_over(chain.room / "repository")
+    names = {"REPO": room / "copy", "KEY": room / "key", "DIR": target, "BIN": chain.source.build.bindir}
+    try:
+        answer = follow(page.read_text(encoding="utf-8"), room, **names, PORT=str(port))
+        assert (answer.returncode, answer.stderr) == (0, ""), answer.stderr
+        assert foreign.read_rows(partial(connection_to, target, port)) == chain.rows[depth]
+        (space,) = (room / "b.tablespaces").iterdir()
+        assert list(space.rglob("*")), "the tablespace is in its new place"
     finally:
         stop_server_in(target)
 

@@ -95,7 +95,7 @@ def test_the_signed_hashes_are_plain_sha256_of_the_stored_objects(taken: Taken) 
     )
     assert (answer.returncode, answer.stderr) == (0, b"")
     stored = {path.name for path in taken.objects.iterdir()}
-    assert stored == {entry["name"] for entry in body["objects"]} | {"COMMIT.json"}
+    assert stored == {entry["name"] for entry in body["objects"]} | {"COMMIT.json", "RECOVERY.md"}
 
 
 def test_no_object_opens_with_a_key_that_is_no_recipient(taken: Taken, room: Path) -> None:

@@ -26,7 +26,10 @@ from bb_ops.demo import accounts, credentials, folder, model, object_stores, pos
 from bb_ops.demo.credentials import AccessKey, Credentials
 from bb_ops.demo.model import World
 from bb_ops.demo.processes import Process
+from bb_ops.dsn import parse_dsn
 from bb_ops.errors import Locked, TargetRefused, UsageError
+from bb_ops.invariants import read_invariants
+from bb_ops.postgres.invariants import check_invariants
 from bb_ops.repository.keys import key_settings, make_keys
 
 pytestmark = pytest.mark.timeout(180)
@@ -173,6 +176,13 @@ def test_payment_statuses_have_their_proportions(demo: World) -> None:
 def test_customers_keep_writing(demo: World) -> None:
     before = count(demo, "appointments")
     assert eventually(lambda: count(demo, "appointments") > before + 2)
+
+
+def test_the_declared_invariants_hold_under_its_traffic(demo: World) -> None:
+    settings = dotenv_values(demo.env_file)
+    declared = read_invariants(Path(settings["BB_OPS_INVARIANTS_FILE"] or ""))
+    results = check_invariants(parse_dsn(settings["DATABASE_URL"] or ""), declared, 60.0)
+    assert results.evidence == f"{len(declared)} of {len(declared)} invariants hold"
 
 
 def test_killed_postgres_comes_back_with_its_data_and_its_customers(demo: World) -> None:

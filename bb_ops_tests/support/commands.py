@@ -214,8 +214,9 @@ def backups_of(command: BbOps) -> list[dict[str, Any]]:
 
 
 def objects_below(repository: Path) -> list[Path]:
-    """Return the files of backups in a repository directory, locks and unfinished writes left out."""
-    return sorted(path for path in repository.glob("*/*/base/*/*") if path.is_file() and not path.name.startswith("."))
+    """Return the files of backups in a repository directory, locks, pages and unfinished writes left out."""
+    found = (path for path in repository.glob("*/*/base/*/*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in found if path.name != "RECOVERY.md")
 
 
 def wait_for_work(repository: Path) -> None:

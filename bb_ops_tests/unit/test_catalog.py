@@ -131,8 +131,10 @@ class TestReading:
         assert catalog.entries == []
         (leftover,) = catalog.leftovers
         assert (leftover.backup_id, leftover.system_id) == (commit.id, SYSTEM_ID)
-        assert set(leftover.keys) == {repository.object_key(commit, entry) for entry in commit.objects}
-        assert leftover.size_bytes == commit.stored_bytes
+        page = repository.store.stat(layout.page_key("main", SYSTEM_ID, commit.id))
+        assert page is not None
+        assert set(leftover.keys) == {page.key, *(repository.object_key(commit, entry) for entry in commit.objects)}
+        assert leftover.size_bytes == commit.stored_bytes + page.size_bytes
 
     @pytest.mark.parametrize(
         "name", [".tmp.20261124T020000Z-full-1f3a9c0e", "x.partial", "20261124T020000Z-full-1f3a9c0e"]
