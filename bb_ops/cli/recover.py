@@ -5,6 +5,7 @@ from bb_ops.cli.tree import Leaf, Tree
 command = Tree(
     "recover",
     {
+        "events": Leaf("bb_ops.cli.recover_events:events", "List what was dropped, truncated or deleted, and when."),
         "full": Leaf("bb_ops.cli.recover_full:full", "Restore a backup into an empty directory."),
     },
     help="Bring a backup back, beside what exists; nothing that exists is ever overwritten.",
