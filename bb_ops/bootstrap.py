@@ -12,6 +12,7 @@ from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
 from bb_ops.errors import SettingsError
 from bb_ops.invariants import Invariant, read_invariants
+from bb_ops.progress import Progress
 from bb_ops.repository.ids import SlotKey
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import KeyFiles, Repository
@@ -161,10 +162,11 @@ class Operations:
             slot=slot,
         )
 
-    def locate(self, target: "RecoveryTarget") -> "Locate | None":
+    def locate(self, target: "RecoveryTarget", progress: Progress) -> "Locate | None":
         """Return what finds a target's transaction or restore point in archived WAL; None where none is needed."""
-        del target
-        return None
+        from bb_ops.recovery.locate import locator  # noqa: PLC0415 - as above
+
+        return locator(target, self.settings.pg_bindirs, self.settings.scratch_directory, progress)
 
     def restore_test_options(self, level: Level) -> "RestoreTestOptions":
         """Return how restore tests are done."""

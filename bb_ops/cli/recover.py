@@ -5,6 +5,7 @@ from bb_ops.cli.tree import Leaf, Tree
 command = Tree(
     "recover",
     {
+        "events": Leaf("bb_ops.cli.recover_events:events", "List what was dropped, truncated or deleted, and when."),
         "full": Leaf("bb_ops.cli.recover_full:full", "Restore a backup into an empty directory."),
         "plan": Leaf("bb_ops.cli.recover_point:plan", "Show how to get to a moment and what it costs."),
         "point-in-time": Leaf("bb_ops.cli.recover_point:point_in_time", "Bring the cluster back as of a moment."),

@@ -141,8 +141,9 @@ def planned(  # noqa: PLR0913 - one option each
     """Plan what the options of ``target_options`` say."""
     wanted = parse_target(target, inclusive=inclusive, timeline=timeline)
     repositories = [ops.region(region)] if region is not None else ops.repositories
-    locate = ops.locate(wanted)
-    return plan_recovery(repositories, wanted, ops.clock, into=into, backup_id=backup, locate=locate)
+    with progress_bar() as progress:
+        locate = ops.locate(wanted, progress)
+        return plan_recovery(repositories, wanted, ops.clock, into=into, backup_id=backup, locate=locate)
 
 
 def print_plan(plan: RecoveryPlan) -> None:

@@ -47,7 +47,8 @@ SELECT count(*) FILTER (WHERE backend_xid IS NOT NULL AND state IS DISTINCT FROM
 FROM pg_stat_activity WHERE pid <> pg_backend_pid()
 """
 _TABLES = """
-SELECT n.nspname, c.relname, c.relpersistence, c.relkind, pg_relation_size(c.oid)
+SELECT n.nspname, c.relname, c.relpersistence, c.relkind, pg_relation_size(c.oid),
+       c.oid, pg_relation_filepath(c.oid), pg_relation_filepath(nullif(c.reltoastrelid, 0))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
@@ -82,6 +83,9 @@ class TableFingerprint(Value):
         rows: Number of rows; None where it was not measured.
         digest: Sum of the 64-bit hashes of all rows as text, independent of their order; None likewise.
         reason: Why it was not measured.
+        oid: The table's; None where it was not recorded.
+        file: Where it was below the data directory (``pg_relation_filepath``): WAL names no tables.
+        toast_file: Likewise of its TOAST table.
     """
 
     database: str
@@ -89,6 +93,9 @@ class TableFingerprint(Value):
     rows: int | None
     digest: str | None
     reason: str | None = None
+    oid: int | None = None
+    file: str | None = None
+    toast_file: str | None = None
 
 
 class Fingerprints(Value):
@@ -220,7 +227,7 @@ def _fingerprint_database(
 ) -> tuple[list[TableFingerprint], list[str]]:
     found: list[TableFingerprint] = []
     skipped: list[str] = []
-    for schema, table, persistence, kind, _ in database.connection.execute(_TABLES).fetchall():
+    for schema, table, persistence, kind, _, *files in database.connection.execute(_TABLES).fetchall():
         name = f"{schema}.{table}"
         if contents == Contents.PAGES and persistence == "u":
             skipped.append(_LEFT_OUT_OF_PAGES.format(f"{database.name}/{name}"))
@@ -232,7 +239,8 @@ def _fingerprint_database(
             "SELECT count(*), coalesce(sum(hashtextextended((r.*)::text COLLATE {collation}, 0)), 0) "
             "FROM ONLY {table} AS r"
         ).format(collation=sql.Identifier("C"), table=sql.Identifier(str(schema), str(table)))
-        found.append(_measure(database, name, query, watch, budget_s))
+        measured = _measure(database, name, query, watch, budget_s)
+        found.append(measured.model_copy(update=dict(zip(("oid", "file", "toast_file"), files, strict=True))))
     large_objects = database.connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
     if large_objects and large_objects[0]:  # the table itself is closed to ordinary roles, also where it is empty
         all_of_them = sql.SQL(_LARGE_OBJECTS if contents == Contents.PAGES else _LARGE_OBJECTS_BY_CONTENT)

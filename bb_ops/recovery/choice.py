@@ -6,8 +6,7 @@ Of all backups in all regions the nearest valid one before the target is taken, 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-
-from pydantic import AwareDatetime
+from typing import TYPE_CHECKING
 
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn
@@ -18,19 +17,13 @@ from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.windows import Point, WalFacts
 
+if TYPE_CHECKING:
+    from bb_ops.recovery.locate import Located
+
 _MOST_REASONS = 12
 _LATER = ", which is later"
 NO_BACKUP = ("there is no physical backup", "no region holds")
 """How a refusal begins that says that there is nothing to begin with."""
-
-
-class Located(Value):
-    """Where a transaction committed, or a restore point was made; ``lsn`` is its record's first byte."""
-
-    timeline: int
-    lsn: Lsn
-    end_lsn: Lsn
-    at: AwareDatetime | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,7 @@ class RegionFacts:
         entries: Its physical backups, oldest first.
         times: At which instants WAL ends, where measured.
         located: Where the target's transaction or restore point is; empty for other targets.
+        not_located: Why that could not be looked for everywhere; None where it was.
         unreadable: Why the region could not be looked at; None where it was.
     """
 
@@ -49,7 +43,8 @@ class RegionFacts:
     entries: tuple[CatalogEntry, ...] = ()
     wal: WalFacts = field(default_factory=lambda: WalFacts(""))
     times: Mapping[Point, datetime] = field(default_factory=dict)
-    located: tuple[Located, ...] = ()
+    located: "tuple[Located, ...]" = ()
+    not_located: str | None = None
     unreadable: str | None = None
 
 
@@ -222,7 +217,8 @@ def _refusals(
     elif target.kind == TargetKind.TIME and target.at > now:
         yield f"{said(target.at)} lies in the future{near}"
     elif target.kind in {TargetKind.XID, TargetKind.NAME} and not any(facts.located for facts in regions):
-        yield f"{target} is nowhere in the archived WAL{near}"
+        doubts = "".join(f"; {facts.region}: {facts.not_located}" for facts in regions if facts.not_located)
+        yield f"{target} is nowhere in the archived WAL{near}{doubts}"
     else:
         telling = next((one for one in others if not one.reason.endswith(_LATER)), others[0])
         yield f"no backup leads to {target}{near}; {telling.backup_id or telling.region}: {telling.reason}"

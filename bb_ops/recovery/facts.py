@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import median
+from typing import TYPE_CHECKING
 
-from bb_ops.errors import BbOpsError
+from bb_ops.errors import BbOpsError, NotMeasured
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.recovery.branch import branches, segments_of
-from bb_ops.recovery.choice import Candidate, Located, RegionFacts
+from bb_ops.recovery.choice import Candidate, RegionFacts
 from bb_ops.recovery.plan import Rates
 from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository import wal, windows
@@ -19,13 +20,17 @@ from bb_ops.repository.recoveries import RecoveryRecord, read_recoveries
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal_reader import ReceiptReader
 
+if TYPE_CHECKING:
+    from bb_ops.recovery.locate import Located
+    from bb_ops.repository.manifest import PhysicalCommit
+
 _LOGGER = logging.getLogger(__name__)
 _LOOK_BACK = 16
 """How many segments before one are asked for an instant, where it has none."""
 _NEWEST_MEASUREMENTS = 5
 
-Locate = Callable[[Repository, windows.WalFacts], Iterable[Located]]
-"""Finds the target's transaction or restore point in one region's WAL."""
+Locate = Callable[[Repository, windows.WalFacts, "Sequence[PhysicalCommit]"], "Iterable[Located]"]
+"""Finds the target's transaction or restore point in one region's WAL behind its oldest backup."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,25 @@ def _read_region(
         held = windows.read_facts(repository, system_id)
         ends = {branch.end for entry in entries for branch in branches(held, entry.physical)}
         times = windows.read_times(repository, held, ends)
-        located = tuple(locate(repository, held)) if locate is not None else ()
+        located, not_located = _locate(locate, repository, held, entries)
     except BbOpsError as error:
         return Region(RegionFacts(repository.region, unreadable=f"its WAL cannot be looked at: {error}"), None)
     if held.damaged and not held.timelines:
         return Region(RegionFacts(repository.region, unreadable=str(held.damaged[0])), None)
-    return Region(RegionFacts(repository.region, found.repository_id, entries, held, times, located), repository)
+    return Region(
+        RegionFacts(repository.region, found.repository_id, entries, held, times, located, not_located), repository
+    )
+
+
+def _locate(
+    locate: Locate | None, repository: Repository, held: windows.WalFacts, entries: Sequence[CatalogEntry]
+) -> "tuple[tuple[Located, ...], str | None]":
+    if locate is None or not entries:
+        return (), None
+    try:
+        return tuple(locate(repository, held, [entry.physical for entry in entries])), None
+    except NotMeasured as error:
+        return (), str(error)
 
 
 def stop_of(repository: Repository, best: Candidate, target: RecoveryTarget) -> tuple[Lsn | None, datetime | None]:

@@ -17,7 +17,7 @@ from bb_ops.postgres.timelines import history_name
 from bb_ops.progress import Progress
 from bb_ops.recovery.branch import Leg, segments_of
 from bb_ops.recovery.target import Target
-from bb_ops.recovery.wal import write_segment, write_unfinished
+from bb_ops.recovery.wal import write_file, write_unfinished
 from bb_ops.repository import wal_reader
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal_listing import TimelineWal
@@ -108,7 +108,7 @@ class WalFeed:
         if receipt is None:
             raise IntegrityError(f"{self._repository.store.url}: the receipt of {name} is gone")
         path = self._folder / "history" / name
-        write_segment(self._repository, receipt, path, durable=False)
+        write_file(self._repository, receipt, path, durable=False)
         self._target.chown(path)
 
     def _run(self) -> None:
@@ -180,7 +180,7 @@ class WalFeed:
         receipt = reader.receipt(name) if reader is not None else None
         position = self._facts.positions.get(timeline)
         if receipt is not None:
-            write_segment(self._repository, receipt, path, durable=False)
+            write_file(self._repository, receipt, path, durable=False)
         elif position is not None and position.segment == name:
             write_unfinished(self._repository, position, path, durable=False)
         else:

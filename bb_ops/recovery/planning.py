@@ -9,7 +9,7 @@ from bb_ops.recovery.choice import choose
 from bb_ops.recovery.facts import Locate, Region, measured_rates, read_regions, stop_of
 from bb_ops.recovery.plan import NO_RATES, RecoveryPlan, finish_plan, refuse_impossible
 from bb_ops.recovery.point_in_time import Job
-from bb_ops.recovery.recovery_target import RecoveryTarget
+from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.repository import Repository
 
@@ -41,6 +41,7 @@ def plan_recovery(  # noqa: PLR0913 - one fact each
     """
     regions = read_regions(repositories, backup_id=backup_id, locate=locate)
     now = clock.now()
+    target = _top_level(target, regions)
     choice = choose(target, [region.facts for region in regions], now, backup_id)
     best = choice.best
     repository = next((one.repository for one in regions if best is not None and one.facts is best.facts), None)
@@ -78,6 +79,14 @@ def require_job(plan: RecoveryPlan, job: Job | None, wanted_hash: str | None = N
             "`bb-ops recover plan`"
         )
     return job
+
+
+def _top_level(target: RecoveryTarget, regions: Sequence[Region]) -> RecoveryTarget:
+    """Replace a subtransaction by the transaction that it is part of: that is what commits."""
+    found = {one.xid for region in regions for one in region.facts.located if one.xid is not None}
+    if target.kind != TargetKind.XID or len(found) != 1:
+        return target
+    return target.model_copy(update={"value": str(found.pop())})
 
 
 def _entries(regions: Sequence[Region]) -> list[CatalogEntry]:

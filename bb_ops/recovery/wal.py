@@ -71,7 +71,7 @@ def fetch_all(repository: Repository, system_id: str, directory: Path, start: Ls
             if receipt is None:
                 continue
             if start is None or wal.segment_position(name, receipt.raw_size_bytes) + receipt.raw_size_bytes > start:
-                write_segment(repository, receipt, directory / name)
+                write_file(repository, receipt, directory / name)
                 files.append(name)
         if position is not None and position.segment is not None and position.segment not in listing.stored:
             write_unfinished(repository, position, directory / position.segment)
@@ -96,13 +96,13 @@ def fetch_file(repository: Repository, system_id: str, name: str, path: Path) ->
         listing = TimelineWal(timeline)
         receipt = wal_reader.read_receipt(repository, listing, system_id, name, 1)
         if receipt is not None:
-            write_segment(repository, receipt, path)
+            write_file(repository, receipt, path)
         return receipt is not None
     spans = wal_reader.read_spans(repository, system_id, timeline)
     size = wal_reader.segment_size(repository, system_id, spans) or 1
     receipt = wal_reader.read_receipt(repository, spans, system_id, name, size)
     if receipt is not None:
-        write_segment(repository, receipt, path)
+        write_file(repository, receipt, path)
         return True
     position = wal_reader.timeline_position(repository, system_id, timeline)
     if position is not None and position.segment == name:
@@ -123,11 +123,11 @@ def _fetch_history(repository: Repository, system_id: str, timeline: int, direct
     receipt = wal_reader.read_receipt(repository, TimelineWal(timeline), system_id, name, 1)
     if receipt is None:
         raise IntegrityError(f"{repository.store.url}: the receipt of {name} is gone")
-    write_segment(repository, receipt, directory / name)
+    write_file(repository, receipt, directory / name)
     return name
 
 
-def write_segment(repository: Repository, receipt: Receipt, path: Path, *, durable: bool = True) -> None:
+def write_file(repository: Repository, receipt: Receipt, path: Path, *, durable: bool = True) -> None:
     """Write a whole segment or a history file, atomically.
 
     Raises:
@@ -150,7 +150,7 @@ def write_segment(repository: Repository, receipt: Receipt, path: Path, *, durab
 
 
 def write_unfinished(repository: Repository, position: Position, path: Path, *, durable: bool = True) -> None:
-    """Put an unfinished segment together from its pieces, filled up with zeros; see ``write_segment``."""
+    """Put an unfinished segment together from its pieces, filled up with zeros; see ``write_file``."""
     temporary = partial_path(path)
     try:
         with temporary.open("wb") as handle:

@@ -77,10 +77,12 @@ def wait_until_archived(command: BbOps, timeout_s: float = 60.0) -> None:
 
 
 @contextmanager
-def restored(command: BbOps, build: Build, room: Path, *, region: str | None = None) -> Iterator[Path]:
+def restored(
+    command: BbOps, build: Build, room: Path, *, region: str | None = None, settings: str = ""
+) -> Iterator[Path]:
     """Restore the newest full backup and all archived WAL by plain means, and run it; yield the socket's folder.
 
-    Its port is in the file ``port`` there.
+    Its port is in the file ``port`` there. ``settings`` are lines of configuration, such as those of a recovery target.
     """
     place = ("--region", region) if region else ()
     target, archive = room / "back", room / "archive"
@@ -89,7 +91,7 @@ def restored(command: BbOps, build: Build, room: Path, *, region: str | None = N
     archive.chmod(0o755)
     hand_over(archive)
     with (target / "postgresql.auto.conf").open("a", encoding="utf-8") as handle:
-        handle.write(f"restore_command = 'cp {archive}/%f %p'\nrecovery_target_timeline = 'latest'\n")
+        handle.write(f"restore_command = 'cp {archive}/%f %p'\nrecovery_target_timeline = 'latest'\n{settings}")
     (target / "recovery.signal").touch()
     hand_over(target)
     port = free_port()
