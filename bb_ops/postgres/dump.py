@@ -87,6 +87,45 @@ def dump_definitions(client: Client, dbname: str) -> AbstractContextManager[Iter
     return _dumping(client, dbname, None, "--format=custom", "--schema-only")
 
 
+def dump_tables(client: Client, dbname: str, tables: Sequence[str]) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump tables with their rows and all that belongs to them: custom format, compressed.
+
+    Args:
+        client: The server that nobody writes to.
+        dbname: The database.
+        tables: Qualified names, quoted throughout; each stands in the arguments.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    return _dumping(client, dbname, None, "--format=custom", *(f"--table={name}" for name in tables))
+
+
+def table_script(client: Client, dbname: str, tables: Sequence[str], section: str) -> bytes:
+    """Return the definitions of tables as a script for any role and place: no owner, privileges or tablespaces.
+
+    Args:
+        client: The server.
+        dbname: The database.
+        tables: Qualified names, quoted throughout.
+        section: ``pre-data`` or ``post-data``; rows belong between them.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    options = ("owner", "privileges", "publications", "security-labels", "tablespaces", "table-access-method")
+    with _dumping(
+        client,
+        dbname,
+        None,
+        f"--section={section}",
+        "--encoding=UTF8",
+        *(f"--no-{option}" for option in options),
+        *(f"--table={name}" for name in tables),
+    ) as pieces:
+        return stable_script(b"".join(pieces))
+
+
 def dump_globals(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:
     """Dump roles without passwords, memberships and tablespaces as a script.
 
