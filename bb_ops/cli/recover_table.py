@@ -24,7 +24,12 @@ _PARTLY = 3
 @click.option("--database", metavar="DB", help="The database that holds it.  [default: that of DATABASE_URL]")
 @click.option("--where", metavar="SQL", help="Bring back only the rows for which this holds; times are read in UTC.")
 @click.option("--dump", type=click.Path(path_type=Path), help="Write a dump for pg_restore into this new file.")
-@click.option("--into-schema", "schema", metavar="SCHEMA", help="Make the table in this schema of the live server.")
+@click.option(
+    "--into-schema",
+    "schema",
+    metavar="SCHEMA",
+    help="Make the table in this schema of the live server; the name as it is, not quoted.",
+)
 @click.option("--diff/--no-diff", default=True, show_default=True, help="Compare with the live table.")
 @json_option
 def table(  # noqa: PLR0913 - one option each
@@ -73,7 +78,10 @@ def table(  # noqa: PLR0913 - one option each
         emit(done.model_dump(mode="json"))
     else:
         _print(done)
-    return _PARTLY if done.diff is not None and done.diff.outcome == Outcome.NOT_MEASURED else 0
+    if done.diff is None or done.diff.outcome != Outcome.NOT_MEASURED:
+        return 0
+    click.echo(f"bb-ops: the table is back, and could not be compared with the live one: {done.diff.reason}", err=True)
+    return _PARTLY
 
 
 def _default_database(ops: Operations) -> str:

@@ -6,9 +6,10 @@ the programs by their environment, never by an argument.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from bb_ops import process
 from bb_ops.dsn import Dsn
@@ -76,6 +77,33 @@ def dump_schema(client: Client, dbname: str, snapshot: str | None) -> AbstractCo
         ProgramFailed: pg_dump could not read everything.
     """
     return _dumping(client, dbname, snapshot, "--schema-only", "--create")
+
+
+def dumped_rows(programs: Programs, file: Path) -> int:
+    """Count the rows of all tables that a dump in a file holds, as pg_restore would load them.
+
+    Raises:
+        ProgramFailed: it cannot be read to its end.
+    """
+    with process.reading(
+        [programs.path("pg_restore"), "--data-only", "--file=-", file], timeout_s=_TIMEOUT_S
+    ) as pieces:
+        return count_copied(pieces)
+
+
+def count_copied(pieces: Iterable[bytes]) -> int:
+    """Count the rows in a script's COPY blocks; each is one line (PostgreSQL manual, COPY, text format). Pure."""
+    rows, inside, rest = 0, False, b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if not inside:
+                inside = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;")
+            elif line == b"\\.":
+                inside = False
+            else:
+                rows += 1
+    return rows
 
 
 def dump_definitions(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:

@@ -8,21 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 from pydantic import AwareDatetime
 
 from bb_ops.clock import Stopwatch
 from bb_ops.dsn import Dsn
-from bb_ops.errors import NotMeasured, ProgramFailed, UsageError
-from bb_ops.findings import Outcome, Value
+from bb_ops.errors import IntegrityError, NotMeasured, ProgramFailed, UsageError
+from bb_ops.findings import Outcome, Value, worst
 from bb_ops.postgres import dump
 from bb_ops.postgres.connection import connect
 from bb_ops.postgres.databases import NO_TIMEOUTS
+from bb_ops.postgres.dump import Client
 from bb_ops.postgres.fingerprint import pin_settings
 from bb_ops.postgres.programs import find_clients
 from bb_ops.postgres.scratch import RunningServer
 from bb_ops.postgres.table import (
-    PUBLIC,
     Connection,
     Relation,
     TableName,
@@ -38,9 +37,10 @@ from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.point_in_time import Copy, Job, check_job, recovered_copy, shown_at
 from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.table_choice import choose_table, require_members
-from bb_ops.recovery.table_diff import Recovered, TableDiff, diff_table, selection
+from bb_ops.recovery.table_diff import Recovered, TableDiff, diff_table
 from bb_ops.recovery.table_dump import check_file, dump_table
 from bb_ops.recovery.table_load import Source, load_table, measure
+from bb_ops.recovery.table_rows import keep_only
 from bb_ops.recovery.table_side import check_schema, make_movable
 from bb_ops.recovery.target import server_account
 from bb_ops.repository.ids import BackupId
@@ -93,6 +93,7 @@ class TableRecovery(Value):
         left_out: What the table had and has not in the side schema.
         needs: Types that a dump needs and does not hold.
         diff: Against the live table; None where none was wanted.
+        outcome: The worst of the copy's proof and of the diff: ``not_measured`` where there could be none.
         proof: The highest proof level that the copy showed.
     """
 
@@ -181,7 +182,7 @@ def recover_table(job: Job, options: TableOptions, progress: Progress) -> TableR
             left_out=work.left_out,
             needs=work.types if options.dump is not None else (),
             diff=work.diff,
-            outcome=climb.outcome,
+            outcome=worst([climb.outcome, *([work.diff.outcome] if work.diff is not None else [])]),
             proof=climb.reached.name if climb.reached is not None else None,
             steps=climb.close(),
             duration_s=watch.elapsed_s,
@@ -211,34 +212,47 @@ def _require_server(copy: Copy, climb: Climb) -> RunningServer:
 def _bring(job: Job, options: TableOptions, server: RunningServer, progress: Progress) -> _Work:
     _check_database(options, server, str(job.target))
     with connect(server.dsn, dbname=options.database) as copy:
-        pin_settings(copy)
-        copy.execute("SET default_transaction_read_only = off; SET session_replication_role = replica")
-        copy.execute(NO_TIMEOUTS)
-        table = choose_table(options.name, relations(copy), str(job.target))
-        parts = members(copy, table.oid)
-        require_members(parts)
-        types = foreign_types(copy, parts)
-        if options.schema is not None:
-            _check_live(options, copy, parts, types)
-        if options.where is not None:
-            progress("rows", 0, None)
-            _keep_only(copy, table, options.where)
-        then, measured = columns(copy, table.oid), measure(copy, [part for part in parts if part.holds_rows])
-        client = dump.client(find_clients(job.best.commit.server_major, options.pg_bindirs), server.dsn)
-        dump_bytes, left_out, current = None, tuple[str, ...](), table
-        if options.dump is not None:
-            dump_bytes = dump_table(client, options.database, parts, options.dump, progress)
-        elif options.schema is not None and options.live is not None:
-            movable = make_movable(copy, parts, options.schema)
-            source = Source(copy, client, options.database, movable, measured)
-            load_table(source, options.live, options.database, options.schema, progress)
-            left_out, current = movable.left_out, movable.members[0]
-        diff = None
-        if options.diff and options.live is not None:
-            progress("diff", 0, None)
-            recovered = Recovered(copy, table, current.identifier, then, options.where)
-            diff = diff_table(recovered, options.live, options.database)
-        return _Work(table, types, measured, dump_bytes, left_out, diff)
+        try:
+            pin_settings(copy)
+            copy.execute("SET default_transaction_read_only = off; SET session_replication_role = replica")
+            copy.execute(NO_TIMEOUTS)
+            client = dump.client(find_clients(job.best.commit.server_major, options.pg_bindirs), server.dsn)
+            return _move(copy, client, options, str(job.target), progress)
+        except psycopg.errors.DataCorrupted as error:
+            raise IntegrityError(f"the table is damaged in the copy: {error.diag.message_primary}") from None
+        except psycopg.Error as error:
+            said = error.diag.message_primary or "the connection broke off"
+            raise ProgramFailed(f"the copy's server did not do its part: {said}") from None
+
+
+def _move(copy: Connection, client: Client, options: TableOptions, moment: str, progress: Progress) -> _Work:
+    table = choose_table(options.name, relations(copy), moment)
+    parts = members(copy, table.oid)
+    require_members(parts)
+    types = foreign_types(copy, parts)
+    _check_live(options, copy, parts, types)
+    progress("rows", 0, None)
+    if options.where is not None:
+        keep_only(copy, parts, options.where)
+    then, measured = columns(copy, table.oid), measure(copy, [part for part in parts if part.holds_rows])
+    dump_bytes, left_out, current = None, tuple[str, ...](), table
+    if options.dump is not None:
+        rows = sum(count for count, _ in measured.values())
+        dump_bytes = dump_table(client, options.database, parts, rows, options.dump, progress)
+    elif options.schema is not None and options.live is not None:
+        movable = make_movable(copy, parts, options.schema)
+        source = Source(copy, client, options.database, movable, measured)
+        load_table(source, options.live, options.database, options.schema, progress)
+        left_out, current = movable.left_out, movable.members[0]
+    diff = None
+    if options.diff and table.schema == options.schema:
+        diff = TableDiff(outcome=Outcome.NOT_APPLICABLE, reason=f"{table} was gone, and the recovered one is there now")
+    elif options.diff and options.live is not None:
+        progress("diff", 0, None)
+        diff = diff_table(
+            Recovered(copy, table, current.identifier, then, options.where), options.live, options.database
+        )
+    return _Work(table, types, measured, dump_bytes, left_out, diff)
 
 
 def _check_database(options: TableOptions, server: RunningServer, moment: str) -> None:
@@ -270,24 +284,3 @@ def _check_live(options: TableOptions, copy: Connection, parts: Sequence[Relatio
         encodings = {copy.info.parameter_status("server_encoding"), live.info.parameter_status("server_encoding")}
         if len(encodings) > 1:
             raise UsageError(f"database {options.database} has another encoding than it had: take a dump with --dump")
-
-
-def _keep_only(copy: Connection, table: Relation, where: str) -> None:
-    """Delete from the copy what is not wanted; what remains are the very rows that were there."""
-    count = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(table.identifier, selection(where))
-    rest = sql.SQL("DELETE FROM {} WHERE {} IS NOT TRUE").format(table.identifier, selection(where))
-    everything = sql.SQL("SELECT count(*) FROM {}").format(table.identifier)
-    try:
-        copy.execute("BEGIN")
-        copy.execute(sql.SQL("SET LOCAL search_path = {}").format(sql.Identifier(PUBLIC)))
-        # The binary form goes through the extended protocol, which takes one statement and no more.
-        wanted = copy.execute(count, binary=True).fetchone()
-        copy.execute(rest, binary=True)
-        kept = copy.execute(everything).fetchone()
-        copy.execute("COMMIT")
-    except psycopg.OperationalError as error:
-        raise ProgramFailed(f"--where: the copy's server gave up: {error.diag.message_primary}") from None
-    except psycopg.Error as error:
-        raise UsageError(f"--where: {error.diag.message_primary or 'it is no expression'}") from None
-    if wanted != kept:
-        raise UsageError("--where is no single expression that says the same each time: put it in parentheses")

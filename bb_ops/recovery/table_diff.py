@@ -22,6 +22,7 @@ from bb_ops.postgres.connection import connect
 from bb_ops.postgres.databases import NO_TIMEOUTS
 from bb_ops.postgres.fingerprint import pin_settings
 from bb_ops.postgres.table import Column, Connection, Relation, columns, key_columns, relations
+from bb_ops.recovery.table_rows import selection
 
 MOST_KEYS = 10
 _ENCODING = "SELECT current_setting('server_encoding')"
@@ -231,11 +232,6 @@ def _query(table: sql.Identifier, key: Sequence[str], common: Sequence[str], whe
             " AS s (h) GROUP BY h ORDER BY h"
         )
     return sql.SQL("COPY ({}) TO STDOUT").format(sql.SQL(text).format(**parts))
-
-
-def selection(where: str | None) -> sql.SQL:
-    """Return what follows WHERE; a comment at the end of an expression ends with its line."""
-    return sql.SQL(f"(\n{where}\n)" if where is not None else "true")  # the operator's own SQL
 
 
 def _list(names: Sequence[str]) -> sql.Composed:

@@ -26,7 +26,9 @@ def check_file(file: Path) -> None:
         raise TargetRefused(f"{file.parent} is no folder that can be written to: choose another one")
 
 
-def dump_table(client: Client, dbname: str, tables: Sequence[Relation], file: Path, progress: Progress) -> int:
+def dump_table(  # noqa: PLR0913 - one fact each
+    client: Client, dbname: str, tables: Sequence[Relation], rows: int, file: Path, progress: Progress
+) -> int:
     """Dump tables with all that belongs to them into a new file of mode 0600; return its size in bytes.
 
     Killed, it leaves an unfinished file beside, which the next dump to that name removes.
@@ -35,13 +37,14 @@ def dump_table(client: Client, dbname: str, tables: Sequence[Relation], file: Pa
         client: The server, which nobody writes to.
         dbname: The database.
         tables: What is dumped.
-        file: Is made; its name appears when the dump is whole, listed by pg_restore and on disk.
+        rows: How many they hold.
+        file: Is made; its name appears when the dump is on disk and pg_restore read all rows back from it.
         progress: Told about bytes.
 
     Raises:
         TargetRefused: it exists now, or the disk is full.
         ProgramFailed: pg_dump failed.
-        IntegrityError: the dump does not list every table's rows.
+        IntegrityError: the dump does not hold every row.
     """
     for path in file.parent.iterdir():
         if is_partial(path, file.name):
@@ -49,7 +52,8 @@ def dump_table(client: Client, dbname: str, tables: Sequence[Relation], file: Pa
     temporary = partial_path(file)
     try:
         size_bytes = _write(client, dbname, tables, temporary, progress)
-        _check(client, tables, temporary)
+        progress("check", 0, None)
+        _check(client, tables, rows, temporary)
         os.link(temporary, file)
     except FileExistsError:
         raise TargetRefused(f"{file} was made meanwhile: choose another name") from None
@@ -77,7 +81,7 @@ def _write(client: Client, dbname: str, tables: Sequence[Relation], file: Path, 
     return size_bytes
 
 
-def _check(client: Client, tables: Sequence[Relation], file: Path) -> None:
+def _check(client: Client, tables: Sequence[Relation], rows: int, file: Path) -> None:
     with dump.listing(client.programs) as fed, file.open("rb") as handle:
         while piece := handle.read(_PIECE_BYTES):
             fed.write(piece)
@@ -85,3 +89,6 @@ def _check(client: Client, tables: Sequence[Relation], file: Path) -> None:
     lacking = [str(table) for table in tables if table.holds_rows and table.oid not in listed]
     if lacking:
         raise IntegrityError(f"the dump lacks the rows of {', '.join(lacking)}: nothing was kept")
+    found = dump.dumped_rows(client.programs, file)
+    if found != rows:
+        raise IntegrityError(f"the dump holds {found} rows, the copy {rows}: nothing was kept")

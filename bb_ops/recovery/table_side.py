@@ -15,7 +15,8 @@ from bb_ops.postgres.table import Connection, Relation, members
 
 # Each query returns what is taken away and the statement that does so; names in them are those of the moment.
 _OUTSIDE = """
-SELECT 'inheritance', CASE WHEN c.relispartition
+SELECT CASE WHEN c.relispartition THEN 'place as a partition' ELSE 'inheritance' END,
+       CASE WHEN c.relispartition
            THEN format('ALTER TABLE %%s DETACH PARTITION %%s', i.inhparent::regclass, i.inhrelid::regclass)
            ELSE format('ALTER TABLE %%s NO INHERIT %%s', i.inhrelid::regclass, i.inhparent::regclass) END
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -67,13 +68,15 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY(
 """
 _STANDING = """
 SELECT pg_is_in_recovery(), has_database_privilege(current_database(), 'CREATE'), n.oid IS NOT NULL,
-       coalesce(has_schema_privilege(n.oid, 'CREATE, USAGE'), true)
+       coalesce(has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE'), true)
 FROM (SELECT 1) AS one LEFT JOIN pg_namespace n ON n.nspname = %s
 """
 _TAKEN = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = ANY(%s) ORDER BY 1 LIMIT 1
 """
+_LONGEST_NAME = 63
+"""NAMEDATALEN - 1: the server cuts longer names off."""
 ALWAYS_LEFT_OUT = "owner and privileges"
 
 
@@ -96,6 +99,8 @@ def check_schema(live: Connection, schema: str, names: Sequence[str]) -> bool:
     Raises:
         UsageError: the schema holds such a name, may not be used, or the server takes no writes.
     """
+    if not 0 < len(schema.encode()) <= _LONGEST_NAME:
+        raise UsageError(f"{schema!r} is no schema's name: give 1 to {_LONGEST_NAME} bytes")
     if schema.startswith("pg_") or schema == "information_schema":
         raise UsageError(f"{schema} is PostgreSQL's own: choose another schema")
     recovering, may_create, exists, may_use = live.execute(_STANDING, (schema,)).fetchone() or (
@@ -148,7 +153,7 @@ def make_movable(copy: Connection, tables: Sequence[Relation], schema: str) -> M
     except psycopg.errors.DuplicateTable as error:
         raise _occupied(schema, error) from None
     moved = members(copy, tables[0].oid)
-    kinds = dict.fromkeys(what for what in taken if what not in {"schema", "sequence", "row security"})
+    kinds = dict.fromkeys(what for what in taken if what not in {"schema", "sequence"})
     said = [f"{taken.count(kind)} times {kind}" if taken.count(kind) > 1 else kind for kind in kinds]
     return Movable(tuple(moved), (ALWAYS_LEFT_OUT, *said))
 
