@@ -86,7 +86,9 @@ def table(  # noqa: PLR0913 - one option each
 
 def _default_database(ops: Operations) -> str:
     dsn = ops.settings.database
-    found = (dsn.parameters.get("dbname") or dsn.parameters.get("user")) if dsn is not None else None
+    if dsn is None:
+        raise SettingsError("DATABASE_URL is not set: it names the live server; a dump takes --database with --no-diff")
+    found = dsn.parameters.get("dbname") or dsn.parameters.get("user")
     if found is None:
         raise SettingsError("DATABASE_URL names no database: give --database")
     return found

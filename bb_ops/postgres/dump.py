@@ -93,9 +93,14 @@ def dumped_rows(programs: Programs, file: Path) -> int:
 
 def count_copied(pieces: Iterable[bytes]) -> int:
     """Count the rows in a script's COPY blocks; each is one line (PostgreSQL manual, COPY, text format). Pure."""
-    rows, inside, rest = 0, False, b""
+    rows, inside, begun = 0, False, list[bytes]()  # a row may be long: it is put together once
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+        first, *others = piece.split(b"\n")
+        begun.append(first)
+        if not others:
+            continue
+        lines = [b"".join(begun), *others[:-1]]
+        begun = [others[-1]]
         for line in lines:
             if not inside:
                 inside = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;")

@@ -15,7 +15,7 @@ from bb_ops.dsn import Dsn
 from bb_ops.errors import IntegrityError, NotMeasured, ProgramFailed, UsageError
 from bb_ops.findings import Outcome, Value, worst
 from bb_ops.postgres import dump
-from bb_ops.postgres.connection import connect
+from bb_ops.postgres.connection import connect, without_values
 from bb_ops.postgres.databases import NO_TIMEOUTS
 from bb_ops.postgres.dump import Client
 from bb_ops.postgres.fingerprint import pin_settings
@@ -221,8 +221,7 @@ def _bring(job: Job, options: TableOptions, server: RunningServer, progress: Pro
         except psycopg.errors.DataCorrupted as error:
             raise IntegrityError(f"the table is damaged in the copy: {error.diag.message_primary}") from None
         except psycopg.Error as error:
-            said = error.diag.message_primary or "the connection broke off"
-            raise ProgramFailed(f"the copy's server did not do its part: {said}") from None
+            raise ProgramFailed(f"the copy's server did not do its part: {without_values(error)}") from None
 
 
 def _move(copy: Connection, client: Client, options: TableOptions, moment: str, progress: Progress) -> _Work:

@@ -18,7 +18,7 @@ from psycopg import sql
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError
 from bb_ops.findings import Outcome, Value
-from bb_ops.postgres.connection import connect
+from bb_ops.postgres.connection import connect, without_values
 from bb_ops.postgres.databases import NO_TIMEOUTS
 from bb_ops.postgres.fingerprint import pin_settings
 from bb_ops.postgres.table import Column, Connection, Relation, columns, key_columns, relations
@@ -152,8 +152,7 @@ def diff_table(recovered: Recovered, live: Dsn, dbname: str) -> TableDiff:
     except BbOpsError as error:
         return TableDiff(outcome=Outcome.NOT_MEASURED, reason=str(error))
     except psycopg.Error as error:
-        said = error.diag.message_primary or "the connection broke off"
-        return TableDiff(outcome=Outcome.NOT_MEASURED, reason=said)
+        return TableDiff(outcome=Outcome.NOT_MEASURED, reason=without_values(error))
 
 
 def _diff(recovered: Recovered, live: Connection) -> TableDiff:

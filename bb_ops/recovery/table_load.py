@@ -15,7 +15,7 @@ from bb_ops.clock import Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, IntegrityError, ProgramFailed, UsageError
 from bb_ops.postgres import dump
-from bb_ops.postgres.connection import connect
+from bb_ops.postgres.connection import connect, without_values
 from bb_ops.postgres.databases import NO_TIMEOUTS
 from bb_ops.postgres.dump import Client
 from bb_ops.postgres.fingerprint import pin_settings, rows_and_digest
@@ -25,8 +25,6 @@ from bb_ops.recovery.table_side import Movable, check_schema
 
 _LOGGER = logging.getLogger(__name__)
 _SIZE = "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM unnest(%s::oid[]) AS t (oid)"
-_ABOUT_VALUES = ("22", "23")
-"""Classes of errors whose text may quote a value of a row."""
 
 Measured = Mapping[str, tuple[int, str]]
 """Number of rows and digest, by a table's name without its schema."""
@@ -134,11 +132,8 @@ def _prove(source: Source, live: Connection) -> None:
 
 
 def _refused(error: psycopg.Error) -> BbOpsError:
-    text = error.diag.message_primary or "the connection broke off"
-    state = error.sqlstate or ""
-    if state.startswith(_ABOUT_VALUES):
-        text = f"it refuses a value ({type(error).__name__}, SQLSTATE {state})"
-    message = f"the table was not brought back, and nothing of it remains on the live server: {text}"
+    said = without_values(error)
+    message = f"the table was not brought back, and nothing of it remains on the live server: {said}"
     if isinstance(error, psycopg.OperationalError):
         return ProgramFailed(message)
     return UsageError(f"{message}: make what is missing first, or take a dump with --dump")

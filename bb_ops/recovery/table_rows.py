@@ -6,6 +6,7 @@ import psycopg
 from psycopg import sql
 
 from bb_ops.errors import ProgramFailed, UsageError
+from bb_ops.postgres.connection import without_values
 from bb_ops.postgres.table import PUBLIC, Connection, Relation
 
 # What fires although session_replication_role is replica: how it is silenced, and how it gets its voice back.
@@ -55,8 +56,8 @@ def keep_only(copy: Connection, tables: Sequence[Relation], where: str) -> None:
             copy.execute(str(speak).encode())
         copy.execute("COMMIT")
     except psycopg.OperationalError as error:
-        raise ProgramFailed(f"--where: the copy's server gave up: {error.diag.message_primary}") from None
+        raise ProgramFailed(f"--where: the copy's server gave up: {without_values(error)}") from None
     except psycopg.Error as error:
-        raise UsageError(f"--where: {error.diag.message_primary or 'it is no expression'}") from None
+        raise UsageError(f"--where: {without_values(error)}") from None
     if wanted != kept:
         raise UsageError("--where is no single expression that says the same each time: put it in parentheses")

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bb_ops.errors import UsageError
+from bb_ops.postgres.connection import without_values
 from bb_ops.postgres.table import Column, Relation, TableName, parse_table_name, qualified
 from bb_ops.recovery.table_choice import choose_table, require_members
 from bb_ops.recovery.table_diff import MOST_KEYS, HashedRow, column_differences, compare_rows
@@ -141,3 +143,8 @@ def test_columns_that_differ_are_named() -> None:
         "a: text then, absent now",
         "b: absent then, text default 'x' now",
     )
+
+
+def test_a_complaint_about_a_value_does_not_quote_it() -> None:
+    said = without_values(psycopg.errors.InvalidTextRepresentation('invalid input for integer: "Mrs Miller"'))
+    assert said == "a value is refused (InvalidTextRepresentation, SQLSTATE 22P02)"
