@@ -195,7 +195,7 @@ class _Work:
 
     table: Relation
     types: tuple[str, ...]
-    measured: dict[str, tuple[int, str]]
+    measured: dict[int, tuple[int, str]]
     dump_bytes: int | None
     left_out: tuple[str, ...]
     diff: TableDiff | None

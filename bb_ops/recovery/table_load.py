@@ -26,8 +26,8 @@ from bb_ops.recovery.table_side import Movable, check_schema
 _LOGGER = logging.getLogger(__name__)
 _SIZE = "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM unnest(%s::oid[]) AS t (oid)"
 
-Measured = Mapping[str, tuple[int, str]]
-"""Number of rows and digest, by a table's name without its schema."""
+Measured = Mapping[int, tuple[int, str]]
+"""Number of rows and digest, by the table's oid in the copy, which it keeps wherever it is moved."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Source:
         return [one for one in self.movable.members if one.holds_rows]
 
 
-def measure(connection: Connection, tables: Sequence[Relation]) -> dict[str, tuple[int, str]]:
+def measure(connection: Connection, tables: Sequence[Relation]) -> dict[int, tuple[int, str]]:
     """Count and hash what each table holds itself, after ``pin_settings``."""
     found = {}
     for table in tables:
         rows, digest = connection.execute(rows_and_digest(table.identifier)).fetchone() or (0, "")
-        found[table.name] = int(str(rows)), str(digest)
+        found[table.oid] = int(str(rows)), str(digest)
     return found
 
 
@@ -123,11 +123,12 @@ def _copy_rows(source: Source, live: Connection, progress: Progress) -> int:
 def _prove(source: Source, live: Connection) -> None:
     pin_settings(live)  # the scripts have their own
     loaded = measure(live, source.holders)
-    for name, (rows, digest) in loaded.items():
-        if (rows, digest) != source.measured[name]:
+    for table in source.holders:
+        (rows, digest), (wanted, wanted_digest) = loaded[table.oid], source.measured[table.oid]
+        if (rows, digest) != (wanted, wanted_digest):
             raise IntegrityError(
-                f"{name} as loaded has {rows} rows with digest {digest}, in the copy {source.measured[name][0]} with "
-                f"{source.measured[name][1]}: nothing was kept; does a function that it uses do something else now?"
+                f"{table} as loaded has {rows} rows with digest {digest}, in the copy {wanted} with {wanted_digest}: "
+                "nothing was kept; does a function that it uses do something else now?"
             )
 
 
