@@ -17,6 +17,8 @@ _KEEPALIVES = {  # a cut line is noticed within a minute, not after the kernel's
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
+_ABOUT_VALUES = ("22", "23")
+"""Classes of errors whose text may quote a row (PostgreSQL manual, appendix A)."""
 _REMEDIES = (
     ("password authentication failed", "check the user and the password in DATABASE_URL"),
     ("no password supplied", "DATABASE_URL has no password and the server asks for one"),
@@ -95,6 +97,14 @@ def unusable(dsn: Dsn, complaint: str) -> BbOpsError:
 def redact(dsn: Dsn, text: str) -> str:
     """Remove the password from a text that a library made."""
     return text.replace(dsn.password, "********") if dsn.password else text
+
+
+def without_values(error: psycopg.Error) -> str:
+    """Return a server's complaint in one line; one about a value of a row says which kind, and not the value."""
+    state = error.sqlstate or ""
+    if state.startswith(_ABOUT_VALUES):
+        return f"a value is refused ({type(error).__name__}, SQLSTATE {state})"
+    return error.diag.message_primary or "the connection broke off"
 
 
 def _essence(complaint: str) -> str:

@@ -47,7 +47,7 @@ _SNAPSHOT = """
 SELECT pg_export_snapshot(), now(),
        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text
 """
-_NO_TRANSACTION_TIMEOUT = (
+NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'statement_timeout')"
 )
 TEMPLATE = "template0"
@@ -166,7 +166,7 @@ def held_snapshot(dsn: Dsn, dbname: str) -> Iterator[Snapshot]:
     with connect(dsn, dbname=dbname) as connection:
         try:
             pin_settings(connection)
-            connection.execute(_NO_TRANSACTION_TIMEOUT)
+            connection.execute(NO_TIMEOUTS)
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             row = connection.execute(_SNAPSHOT).fetchone()
         except psycopg.Error as error:

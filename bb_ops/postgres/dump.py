@@ -6,9 +6,10 @@ the programs by their environment, never by an argument.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from bb_ops import process
 from bb_ops.dsn import Dsn
@@ -78,6 +79,38 @@ def dump_schema(client: Client, dbname: str, snapshot: str | None) -> AbstractCo
     return _dumping(client, dbname, snapshot, "--schema-only", "--create")
 
 
+def dumped_rows(programs: Programs, file: Path) -> int:
+    """Count the rows of all tables that a dump in a file holds, as pg_restore would load them.
+
+    Raises:
+        ProgramFailed: it cannot be read to its end.
+    """
+    with process.reading(
+        [programs.path("pg_restore"), "--data-only", "--file=-", file], timeout_s=_TIMEOUT_S
+    ) as pieces:
+        return count_copied(pieces)
+
+
+def count_copied(pieces: Iterable[bytes]) -> int:
+    """Count the rows in a script's COPY blocks; each is one line (PostgreSQL manual, COPY, text format). Pure."""
+    rows, inside, begun = 0, False, list[bytes]()  # a row may be long: it is put together once
+    for piece in pieces:
+        first, *others = piece.split(b"\n")
+        begun.append(first)
+        if not others:
+            continue
+        lines = [b"".join(begun), *others[:-1]]
+        begun = [others[-1]]
+        for line in lines:
+            if not inside:
+                inside = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;")
+            elif line == b"\\.":
+                inside = False
+            else:
+                rows += 1
+    return rows
+
+
 def dump_definitions(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:
     """Dump one database's definitions in the custom format, for ``listing``.
 
@@ -85,6 +118,45 @@ def dump_definitions(client: Client, dbname: str) -> AbstractContextManager[Iter
         ProgramFailed: pg_dump could not read everything.
     """
     return _dumping(client, dbname, None, "--format=custom", "--schema-only")
+
+
+def dump_tables(client: Client, dbname: str, tables: Sequence[str]) -> AbstractContextManager[Iterator[bytes]]:
+    """Dump tables with their rows and all that belongs to them: custom format, compressed.
+
+    Args:
+        client: The server that nobody writes to.
+        dbname: The database.
+        tables: Qualified names, quoted throughout; each stands in the arguments.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    return _dumping(client, dbname, None, "--format=custom", *(f"--table={name}" for name in tables))
+
+
+def table_script(client: Client, dbname: str, tables: Sequence[str], section: str) -> bytes:
+    """Return the definitions of tables as a script for any role and place: no owner, privileges or tablespaces.
+
+    Args:
+        client: The server.
+        dbname: The database.
+        tables: Qualified names, quoted throughout.
+        section: ``pre-data`` or ``post-data``; rows belong between them.
+
+    Raises:
+        ProgramFailed: pg_dump could not read everything.
+    """
+    options = ("owner", "privileges", "publications", "security-labels", "tablespaces", "table-access-method")
+    with _dumping(
+        client,
+        dbname,
+        None,
+        f"--section={section}",
+        "--encoding=UTF8",
+        *(f"--no-{option}" for option in options),
+        *(f"--table={name}" for name in tables),
+    ) as pieces:
+        return stable_script(b"".join(pieces))
 
 
 def dump_globals(client: Client, dbname: str) -> AbstractContextManager[Iterator[bytes]]:

@@ -142,6 +142,13 @@ def count_in_snapshot(
     return _fingerprint_database(_Database(dbname, connection), contents, Stopwatch(), budget_s)
 
 
+def rows_and_digest(table: sql.Identifier) -> sql.Composed:
+    """Return the query that counts and hashes one table's own rows, for a connection after ``pin_settings``."""
+    return sql.SQL(
+        "SELECT count(*), coalesce(sum(hashtextextended((r.*)::text COLLATE {collation}, 0)), 0) FROM ONLY {table} AS r"
+    ).format(collation=sql.Identifier("C"), table=table)
+
+
 def take_fingerprints(
     dsn: Dsn, *, budget_s: float, anchored: bool = True, contents: Contents = Contents.PAGES
 ) -> Fingerprints:
@@ -235,10 +242,7 @@ def _fingerprint_database(
         if contents == Contents.DUMP and kind == "m":
             skipped.append(_LEFT_OUT_OF_DUMPS.format(f"{database.name}/{name}"))
             continue
-        query = sql.SQL(
-            "SELECT count(*), coalesce(sum(hashtextextended((r.*)::text COLLATE {collation}, 0)), 0) "
-            "FROM ONLY {table} AS r"
-        ).format(collation=sql.Identifier("C"), table=sql.Identifier(str(schema), str(table)))
+        query = rows_and_digest(sql.Identifier(str(schema), str(table)))
         measured = _measure(database, name, query, watch, budget_s)
         found.append(measured.model_copy(update=dict(zip(("oid", "file", "toast_file"), files, strict=True))))
     large_objects = database.connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()

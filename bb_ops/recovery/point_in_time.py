@@ -208,7 +208,7 @@ def recover_point(
         tablespaces={space.oid: target.tablespaces / str(space.oid) for space in commit.tablespaces},
         port=options.port if address else None,
         connection_string=address,
-        recovered_to_at=_shows(job, replayed_),
+        recovered_to_at=shown_at(job, replayed_),
         recovered_to_lsn=str(replayed_.ended_at_lsn if replayed_ else commit.wal_end_lsn),
         restored_bytes=copy.restored.restored_bytes if copy.restored else 0,
         found_bytes=copy.restored.found_bytes if copy.restored else 0,
@@ -251,7 +251,7 @@ def _finish(  # noqa: PLR0913 - one fact each
     return server.url
 
 
-def _shows(job: Job, done: Replayed | None) -> datetime:
+def shown_at(job: Job, done: Replayed | None) -> datetime:
     """Return the instant whose state the copy shows."""
     if job.target.kind == TargetKind.TIME:
         return job.target.at

@@ -18,6 +18,17 @@ from bb_ops.repository.manifest import LogicalCommit, NamedTablespace
 from bb_ops.repository.reports import Level
 from bb_ops_tests.unit.test_commits import commit
 
+SCRIPT = b"""\\restrict k
+COPY public.a (x, y) FROM stdin;
+1\tCOPY public.b (x) FROM stdin;
+2\t\\\\.
+
+\\.
+
+
+COPY "public"."b ""c"" d" (x) FROM stdin;
+\\.
+"""
 CONTENTS = b""";
 ; Archive created at 2026-11-24 17:38:09 UTC
 ;
@@ -162,3 +173,8 @@ def _with_tablespaces(superuser: str, *spaces: NamedTablespace) -> LogicalCommit
     made = commit(BackupKind.LOGICAL)
     assert isinstance(made, LogicalCommit)
     return made.model_copy(update={"tablespaces": spaces, "superuser": superuser})
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_rows_of_a_script_are_counted_however_it_is_cut(size: int) -> None:
+    assert dump.count_copied(SCRIPT[at : at + size] for at in range(0, len(SCRIPT), size)) == 3
