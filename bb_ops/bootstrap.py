@@ -3,7 +3,8 @@
 A domain is imported by the method that makes its options: a command pays for what it does, 0.1 s less for most.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
@@ -14,7 +15,7 @@ from bb_ops.errors import SettingsError
 from bb_ops.repository.ids import SlotKey
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import KeyFiles, Repository
-from bb_ops.settings import RepositorySettings, Settings, read_settings
+from bb_ops.settings import RepositorySettings, Settings, process_environment, read_settings
 from bb_ops.storage.base import ObjectStore
 from bb_ops.storage.local import LocalStore
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from bb_ops.recovery.combine import CombineOptions
     from bb_ops.recovery.facts import Locate
     from bb_ops.recovery.recovery_target import RecoveryTarget
+    from bb_ops.validation.denial import Denial
     from bb_ops.validation.restore_test import RestoreTestOptions
 
 
@@ -182,6 +184,25 @@ def operations(settings: Settings | None = None, clock: Clock | None = None) -> 
         SettingsError: a setting is wrong.
     """
     return Operations(settings or read_settings(), clock or SystemClock())
+
+
+def denial(region: str | None, offline_key: Path | None, *, needs_key: bool = True) -> "Denial":
+    """Return what is left of the settings when the other region is dead; see ``deny``. They are not checked here."""
+    from bb_ops.validation.denial import deny  # noqa: PLC0415 - as above
+
+    return deny(process_environment(), region, offline_key, needs_key=needs_key)
+
+
+def survivor(environment: Mapping[str, str], region: str, clock: Clock | None = None) -> Operations:
+    """Return the operations of a region that lives alone.
+
+    Raises:
+        SettingsError: a setting of it is wrong.
+    """
+    settings = read_settings(environment)
+    if settings.repository is not None:
+        settings = replace(settings, repository=replace(settings.repository, region=region))
+    return operations(settings, clock)
 
 
 def _store(place: RepositorySettings) -> ObjectStore:

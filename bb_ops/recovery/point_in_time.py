@@ -1,7 +1,7 @@
 """Bring a cluster back as it was at a moment: restore, check, replay to there, prove; beside everything that exists."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,16 +98,25 @@ def check_job(job: Job, options: RecoverOptions) -> tuple[Target, Programs]:
 
 @contextmanager
 def recovered_copy(  # noqa: PLR0913 - one fact each
-    job: Job, target: Target, programs: Programs, climb: Climb, progress: Progress, *, durable: bool
+    job: Job,
+    target: Target,
+    programs: Programs,
+    climb: Climb,
+    progress: Progress,
+    *,
+    durable: bool,
+    before_replay: Callable[[Restored], bool] | None = None,
 ) -> Iterator[Copy]:
     """Restore, check (L0 to L3), and replay to the moment (L4); the server runs for the block, without network.
+
+    ``before_replay`` is given the restored directory, to look at it before it moves on; False ends the recovery there.
 
     Whatever fails is an answer of the climb; the copy is then as far as it got. Killed and called again with the same
     plan, it goes on where it was.
     """
     copy = Copy()
     _restore(job, target, programs, climb, progress, copy, durable=durable)
-    if copy.restored is None:
+    if copy.restored is None or (before_replay is not None and not before_replay(copy.restored)):
         yield copy
         return
     with ExitStack() as stack:

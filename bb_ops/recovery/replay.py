@@ -29,10 +29,11 @@ from bb_ops.repository.repository import Repository
 _LOGGER = logging.getLogger(__name__)
 _TIMEOUT_S = 7 * 24 * 3600.0
 _SIGNAL = "recovery.signal"
-_LOG = "bb_ops.log"
+LOG = "bb_ops.log"
 _BEGUN = ".bb_ops-replay"
 _LAST = re.compile(r"last completed transaction was at log time (\S+ \S+)$", re.MULTILINE)
-_TOO_SHORT = "recovery ended before configured recovery target was reached"
+TOO_SHORT = "recovery ended before configured recovery target was reached"
+"""What PostgreSQL says where the WAL ends first."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,11 @@ def replayed(replay: Replay, target: Target, programs: Programs, progress: Progr
     watch = Stopwatch()
     facts = {"backup_id": replay.best.commit.id, "target": str(replay.target)}
     _LOGGER.info("replay starts", extra=facts)
-    _prepare(target)
+    prepare_replay(target)
     with WalFeed(replay.repository, replay.best.facts.wal, replay.legs, target, progress) as feed, ExitStack() as stack:
 
         def start(*, bounded: bool) -> RunningServer:
-            settings, superuser = _settings(replay, bounded=bounded), replay.best.commit.superuser
+            settings, superuser = recovery_settings(replay, bounded=bounded), replay.best.commit.superuser
             server = throw_away_server(programs, target.directory, superuser, target.owner, _TIMEOUT_S, settings)
             return stack.enter_context(server)
 
@@ -110,7 +111,7 @@ def replayed(replay: Replay, target: Target, programs: Programs, progress: Progr
         except ProgramFailed as error:
             if feed.errors:
                 raise feed.errors[0] from error
-            if _TOO_SHORT not in str(error):
+            if TOO_SHORT not in str(error):
                 raise
             if not _is_beyond_doubt(replay):
                 short = f"{replay.repository.store.url}: the WAL ends before {replay.target} was reached"
@@ -136,7 +137,8 @@ def _is_beyond_doubt(replay: Replay) -> bool:
     return False
 
 
-def _settings(replay: Replay, *, bounded: bool) -> dict[str, str]:
+def recovery_settings(replay: Replay, *, bounded: bool) -> dict[str, str]:
+    """Return what PostgreSQL is told to get to the target; unbounded, it goes on to the end of the WAL."""
     target, commit = replay.target, replay.best.commit
     timeline = replay.legs[-1].timeline if replay.legs else commit.timeline
     settings = {
@@ -154,7 +156,7 @@ def _settings(replay: Replay, *, bounded: bool) -> dict[str, str]:
     return settings
 
 
-def _prepare(target: Target) -> None:
+def prepare_replay(target: Target) -> None:
     """Ask for recovery, once: the server removes its signal file at the end, also in a run that was killed later."""
     signal, begun = target.directory / _SIGNAL, target.directory / _BEGUN
     if begun.exists():
@@ -177,7 +179,7 @@ def _look(replay: Replay, directory: Path, server: RunningServer, watch: Stopwat
     history = parse_history(timeline, content)
     last_line = content.decode("utf-8", "replace").strip().splitlines()[-1]
     reason = last_line.split("\t", 2)[-1].strip()
-    log = (directory / _LOG).read_text(encoding="utf-8", errors="replace")
+    log = (directory / LOG).read_text(encoding="utf-8", errors="replace")
     stamps = _LAST.findall(log)
     left = history.ancestors[-1].until
     return Replayed(
