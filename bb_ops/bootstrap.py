@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bb_ops.recovery.combine import CombineOptions
     from bb_ops.recovery.facts import Locate
     from bb_ops.recovery.recovery_target import RecoveryTarget
+    from bb_ops.repository.drills import DrillReport
     from bb_ops.validation.denial import Denial
     from bb_ops.validation.restore_test import RestoreTestOptions
 
@@ -203,6 +204,19 @@ def survivor(environment: Mapping[str, str], region: str, clock: Clock | None = 
     if settings.repository is not None:
         settings = replace(settings, repository=replace(settings.repository, region=region))
     return operations(settings, clock)
+
+
+def recorded(left: "Denial", report: "DrillReport") -> "DrillReport":
+    """Store a drill's report in the region that lives, where a signing key is set; return it as it is kept.
+
+    Raises:
+        StoreFailed: the store refuses.
+    """
+    from bb_ops.validation.drill import record  # noqa: PLC0415 - as above
+
+    if not left.signing:
+        return report
+    return record(survivor({**left.environment, **left.signing}, left.region).repository, report)
 
 
 def _store(place: RepositorySettings) -> ObjectStore:

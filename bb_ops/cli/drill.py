@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bb_ops.bootstrap import denial, survivor
+from bb_ops.bootstrap import denial, recorded, survivor
 from bb_ops.cli.output import emit, human_duration, json_option, progress_bar, table
 from bb_ops.clock import SystemClock
 from bb_ops.errors import UsageError
@@ -36,17 +36,14 @@ def command(*, region: str | None, offline_key: Path | None, history: bool, decl
         return _exercise(declared)
     if history:
         return _history(region, as_json=as_json)
-    from bb_ops.validation.drill import hold_drill, record  # noqa: PLC0415 - the history needs none of it
+    from bb_ops.validation.drill import hold_drill  # noqa: PLC0415 - the history needs none of it
 
     left = denial(region, offline_key)
     if not as_json:
         click.echo(f"{left.dead} is declared dead; everything is brought back from {left.region}", err=True)
     report, code = hold_drill(left, SystemClock())
-    unrecorded = ""
-    if left.signing:
-        report = record(survivor({**left.environment, **left.signing}, left.region).repository, report)
-    else:
-        unrecorded = "BB_OPS_SIGNING_KEY_FILE is not set, so the drill is recorded nowhere"
+    report = recorded(left, report)
+    unrecorded = "" if report.recorded else "BB_OPS_SIGNING_KEY_FILE is not set, so the drill is recorded nowhere"
     if as_json:
         emit(report.model_dump(mode="json"))
     else:

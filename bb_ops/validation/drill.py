@@ -21,7 +21,8 @@ from bb_ops.errors import (
     SettingsError,
     UsageError,
 )
-from bb_ops.findings import Outcome, worst
+from bb_ops.findings import Finding, Outcome, Severity, worst
+from bb_ops.recovery.readiness import MOST_LOST_S
 from bb_ops.repository.drills import DrillReport, record_drill
 from bb_ops.repository.ids import SlotKey, monthly_slot
 from bb_ops.repository.recoveries import RecoveryRecord, record_recovery
@@ -136,6 +137,39 @@ def _of_the_backup(step: Step, report: DrillReport) -> Step:
     if step.outcome != Outcome.FAIL or not may_be_wal:
         return step
     return step.model_copy(update={"outcome": Outcome.NOT_MEASURED, "evidence": f"with WAL: {step.evidence}"})
+
+
+def examine_drill(report: DrillReport) -> tuple[Finding, ...]:
+    """Judge a drill by the questions that it was held for. Pure."""
+
+    def finding(check: str, outcome: Outcome, message: str, severity: Severity = Severity.HIGH) -> Finding:
+        return Finding(
+            check_id=check, outcome=outcome, severity=severity, resource=report.region, message=message, remedy=""
+        )
+
+    level = report.level or "nothing"
+    until = f", up to {report.recovered_until_at:%Y-%m-%d %H:%M:%S} UTC" if report.recovered_until_at else ""
+    stock = next((step for step in report.steps if step.name == "stock_tools"), None)
+    return (
+        finding(
+            "restored_from_region_b", report.outcome, report.reason or f"proven {level} from {report.region} alone"
+        ),
+        finding("rpo", _within(report.rpo_s, MOST_LOST_S), f"{_said(report.rpo_s)} would have been lost{until}"),
+        finding("rto", _within(report.rto_s, None), f"a server answered after {_said(report.rto_s)}", Severity.MEDIUM),
+        finding(
+            "stock_tools", stock.outcome if stock else Outcome.NOT_MEASURED, stock.evidence if stock else "not tried"
+        ),
+    )
+
+
+def _within(seconds: float | None, most_s: float | None) -> Outcome:
+    if seconds is None:
+        return Outcome.NOT_MEASURED
+    return Outcome.PASS if most_s is None or seconds <= most_s else Outcome.FAIL
+
+
+def _said(seconds: float | None) -> str:
+    return "a time that was not measured" if seconds is None else f"{seconds} s"
 
 
 def require_open_month(slot: SlotKey, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The drill: region A is dead for real, and everything comes back from region B with the offline key, or it says why."""
+"""The drill: region A is dead for real; everything comes back from region B with the offline key, or it is said why."""
 
 import shutil
 from dataclasses import dataclass
