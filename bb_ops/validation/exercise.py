@@ -16,11 +16,11 @@ from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import BbOpsError, FindingsPresent, IntegrityError, KeyRejected, NotMeasured, StoreFailed
 from bb_ops.findings import Outcome, worst
 from bb_ops.postgres.fingerprint import take_fingerprints
+from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.scratch import RunningServer
 from bb_ops.progress import Progress
 from bb_ops.recovery.anchor import paused_at_anchor
-from bb_ops.recovery.branch import segments_of
 from bb_ops.recovery.checks import add_page_checksums, check_structure
 from bb_ops.recovery.choice import said
 from bb_ops.recovery.full import RecoverOptions
@@ -393,11 +393,13 @@ def _reached_end(job: Job, running: Replayed) -> tuple[Outcome, str]:
 
 
 def _newest_segment(repository: Repository, job: Job) -> Receipt | None:
-    """Return the record of the newest whole segment on the way; None where there is none."""
-    wal = job.best.facts.wal
-    if wal.segment_bytes is None:
+    """Return the record of the newest whole segment that is archived; None where there is none."""
+    facts = job.best.facts.wal
+    size = facts.segment_bytes
+    if size is None:
         return None
-    for timeline, name in reversed(list(segments_of(job.plan.legs, wal.segment_bytes))):
-        if timeline in wal.timelines and name in wal.timelines[timeline].stored:
-            return ReceiptReader(repository, wal.timelines[timeline], wal.system_id, wal.segment_bytes).receipt(name)
+    for timeline in sorted(facts.timelines, reverse=True):
+        for stretch in facts.stretches(timeline)[-1:]:
+            reader = ReceiptReader(repository, facts.timelines[timeline], facts.system_id, size)
+            return reader.receipt(segment_name(timeline, Lsn(stretch.end - size), size))
     return None
