@@ -20,7 +20,6 @@ from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.scratch import RunningServer
 from bb_ops.progress import Progress
-from bb_ops.recovery.anchor import paused_at_anchor
 from bb_ops.recovery.checks import add_page_checksums, check_structure
 from bb_ops.recovery.choice import said
 from bb_ops.recovery.full import RecoverOptions
@@ -28,7 +27,7 @@ from bb_ops.recovery.ladder import Climb, Measurement
 from bb_ops.recovery.planning import plan_recovery, require_job
 from bb_ops.recovery.point_in_time import Copy, Job, check_job, recovered_copy
 from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
-from bb_ops.recovery.replay import Replayed
+from bb_ops.recovery.replay import Replayed, paused_at_anchor
 from bb_ops.recovery.restore import Restored
 from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.target import Target, server_account
