@@ -32,12 +32,12 @@ from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _TIMEOUT_S = 7 * 24 * 3600.0
-_SIGNAL = "recovery.signal"
-_LOG = "bb_ops.log"
-_BEGUN = ".bb_ops-replay"
 _POLL_S = 0.05
 _PATIENCE_S = 10.0
 _STATE = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END"
+_SIGNAL = "recovery.signal"
+_LOG = "bb_ops.log"
+_BEGUN = ".bb_ops-replay"
 _LAST = re.compile(r"last completed transaction was at log time (\S+ \S+)$", re.MULTILINE)
 _TOO_SHORT = "recovery ended before configured recovery target was reached"
 

@@ -7,13 +7,13 @@ declaration until a server with everything answers. Both are defined in ``DrillR
 
 import secrets
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
-from bb_ops.errors import BbOpsError, FindingsPresent, IntegrityError, KeyRejected, NotMeasured, StoreFailed
+from bb_ops.errors import BbOpsError, FindingsPresent, IntegrityError, KeyRejected, NotMeasured
 from bb_ops.findings import Outcome, worst
 from bb_ops.postgres.fingerprint import take_fingerprints
 from bb_ops.postgres.lsn import Lsn, segment_name
@@ -23,7 +23,6 @@ from bb_ops.progress import Progress
 from bb_ops.recovery.checks import add_page_checksums, check_structure
 from bb_ops.recovery.choice import said
 from bb_ops.recovery.full import RecoverOptions
-from bb_ops.recovery.ladder import Climb, Measurement
 from bb_ops.recovery.planning import plan_recovery, require_job
 from bb_ops.recovery.point_in_time import Copy, Job, check_job, recovered_copy
 from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
@@ -38,6 +37,7 @@ from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal import Receipt
 from bb_ops.repository.wal_reader import ReceiptReader
+from bb_ops.validation.course import Course, TimedClimb
 from bb_ops.validation.denial import Declaration, trespassers
 from bb_ops.validation.fingerprints import Comparison, compare_fingerprints
 from bb_ops.validation.promises import examine_archive
@@ -61,44 +61,6 @@ class Surroundings:
 
     names: frozenset[str]
     identity: Path
-
-
-@dataclass
-class _Course:
-    """The steps taken so far."""
-
-    clock: Clock
-    steps: list[DrillStep] = field(default_factory=list)
-    error: BbOpsError | None = None
-
-    def measure(self, name: str, measurement: Measurement) -> bool:
-        """Take one step; return whether it passed."""
-        began, watch = self.clock.now(), Stopwatch()
-        try:
-            outcome, evidence = measurement()
-        except (NotMeasured, StoreFailed) as error:
-            outcome, evidence = Outcome.NOT_MEASURED, str(error)
-        except BbOpsError as error:
-            outcome, evidence = Outcome.FAIL, str(error)
-            self.error = self.error or error
-        self.steps.append(
-            DrillStep(name=name, outcome=outcome, evidence=evidence, started_at=began, duration_s=watch.elapsed_s)
-        )
-        return outcome == Outcome.PASS
-
-
-@dataclass
-class _TimedClimb(Climb):
-    """A climb that remembers when each rung was tried."""
-
-    clock: Clock | None = None
-    began: dict[Level, datetime] = field(default_factory=dict)
-
-    def measure(self, level: Level, measurement: Measurement) -> bool:
-        """See ``Climb``."""
-        if self.clock is not None:
-            self.began.setdefault(level, self.clock.now())
-        return super().measure(level, measurement)
 
 
 def run_exercise(  # noqa: PLR0913 - one fact each
@@ -146,8 +108,8 @@ class _Drill:
         self._options = options
         self._clock = clock
         self._progress = progress
-        self._course = _Course(clock)
-        self._climb = _TimedClimb(Level.L7, clock=clock)
+        self._course = Course(clock)
+        self._climb = TimedClimb(Level.L7, clock=clock)
         self._catalog: Catalog | None = None
         self._job: Job | None = None
         self._copy = Copy()
