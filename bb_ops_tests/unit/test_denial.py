@@ -65,7 +65,7 @@ def test_the_first_region_can_be_the_one_that_lives(keys: Path) -> None:
 def test_a_setting_that_nobody_knows_is_not_handed_on(environment: dict[str, str]) -> None:
     left = deny({**environment, **OF_B}, None, None, needs_key=False)
     told = {name for name, value in left.environment.items() if value == SECRET}
-    assert told <= {"BB_OPS_ENCRYPTION", "BB_OPS_PG_BINDIR", "BB_OPS_SERVER_USER", "AWS_CA_BUNDLE"}
+    assert told <= {"BB_OPS_ENCRYPTION", "BB_OPS_PG_BINDIR", "BB_OPS_SERVER_USER", "AWS_CA_BUNDLE"}, "they are shared"
 
 
 def test_the_sdk_s_own_credentials_are_handed_on_only_where_the_region_has_no_others(keys: Path) -> None:
