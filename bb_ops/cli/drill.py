@@ -7,7 +7,7 @@ import click
 from bb_ops.bootstrap import denial, recorded, survivor
 from bb_ops.cli.output import emit, human_duration, json_option, progress_bar, table
 from bb_ops.clock import SystemClock
-from bb_ops.errors import UsageError
+from bb_ops.errors import BbOpsError, UsageError
 from bb_ops.repository.drills import DrillHistory, DrillReport, drill_trend, read_drills
 from bb_ops.repository.reports import Level
 from bb_ops.settings import process_environment
@@ -42,8 +42,11 @@ def command(*, region: str | None, offline_key: Path | None, history: bool, decl
     if not as_json:
         click.echo(f"{left.dead} is declared dead; everything is brought back from {left.region}", err=True)
     report, code = hold_drill(left, SystemClock())
-    report = recorded(left, report)
-    unrecorded = "" if report.recorded else "BB_OPS_SIGNING_KEY_FILE is not set, so the drill is recorded nowhere"
+    unrecorded = "" if left.signing else "BB_OPS_SIGNING_KEY_FILE is not set, so the drill is recorded nowhere"
+    try:
+        report = recorded(left, report)
+    except BbOpsError as error:  # what was measured is told all the same
+        unrecorded, code = f"the drill is recorded nowhere: {error}", code or error.exit_code
     if as_json:
         emit(report.model_dump(mode="json"))
     else:

@@ -131,6 +131,17 @@ def test_what_cannot_be_measured_never_passes(other: Dead, room: Path) -> None:
     gone = other.command.run("drill", "--offline-key", room / "gone").expect(13)
     assert "offline key cannot be read" in gone.complaint
     assert "set BB_OPS_REPLICA" in other.command.having(BB_OPS_REPLICA=None).run("drill").expect(10).complaint
+    empty = other.command.having(BB_OPS_REPLICA=f"file://{room}/empty").run("drill", "--json").expect(10)
+    assert (empty.document["outcome"], empty.document["recorded"]) == ("fail", False)
+    away = other.command.having(
+        BB_OPS_REPLICA="s3://away/x",
+        BB_OPS_REPLICA_S3_ENDPOINT_URL="http://127.0.0.1:1",
+        BB_OPS_REPLICA_S3_ACCESS_KEY_ID="a",
+        BB_OPS_REPLICA_S3_SECRET_ACCESS_KEY="kanarienvogel",
+    )
+    answer = away.run("drill", "--json").expect(13)
+    assert outcomes(answer.document)["catalog"] == "not_measured"
+    assert "kanarienvogel" not in answer.stdout + answer.stderr
     poor = room / "bin"
     poor.mkdir()
     for program in ("sh", "mv", "cp", "rm", "sleep", "zstd"):
