@@ -2,9 +2,7 @@
 
 import logging
 import sys
-import tempfile
 from datetime import datetime
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -23,6 +21,7 @@ from bb_ops.errors import (
 )
 from bb_ops.findings import Finding, Outcome, Severity, worst
 from bb_ops.recovery.readiness import MOST_LOST_S
+from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.repository.drills import DrillReport, record_drill
 from bb_ops.repository.ids import SlotKey, monthly_slot
 from bb_ops.repository.recoveries import RecoveryRecord, record_recovery
@@ -61,8 +60,8 @@ def hold_drill(denial: Denial, clock: Clock) -> tuple[DrillReport, int]:
     )
     argv = [sys.executable, "-m", "bb_ops.cli.main", "drill", "--json", "--declared", declaration.model_dump_json()]
     _LOGGER.info("drill starts", extra={"region": denial.region, "dead": denial.dead})
-    with tempfile.TemporaryDirectory(prefix="bb_ops-drill-") as empty:
-        done = process.run(argv, timeout_s=_TIMEOUT_S, env=denial.environment, cwd=Path(empty), accept=_ANY_CODE)
+    with scratch_directory(None, None) as empty:  # swept by the next one, should this process be killed
+        done = process.run(argv, timeout_s=_TIMEOUT_S, env=denial.environment, cwd=empty, accept=_ANY_CODE)
     try:
         report = DrillReport.model_validate_json(done.stdout)
     except ValidationError:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bb_ops_tests.support.commands import BbOps, bb_ops
-from bb_ops_tests.support.postgres import Build, Cluster
+from bb_ops_tests.support.commands import BbOps, bb_ops, command_line, descendants
+from bb_ops_tests.support.postgres import Build, Cluster, wait_until
 from bb_ops_tests.support.wal import wait_until_archived
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.requires("age", "zstd")]
@@ -99,6 +99,7 @@ def test_everything_comes_back_from_region_b_alone_and_is_recorded_there(dead: D
     assert backup["proofs"] == {"primary": "L7"}
     [past] = dead.command.ok("drill", "--history", "--json").document["drills"]
     assert past == document
+    assert list(dead.command.directory.glob("bb_ops-*")) == [], "nothing of it stays on the host"
 
 
 def test_a_segment_that_is_missing_in_region_b_fails_the_drill_and_is_named(other: Dead) -> None:
@@ -112,6 +113,17 @@ def test_a_segment_that_is_missing_in_region_b_fails_the_drill_and_is_named(othe
     assert f"{last}.zst.age is missing" in answer.complaint
     steps = outcomes(answer.document)
     assert (steps["L6"], steps["L7"]) == ("pass", "not_measured"), "what is left is brought back all the same"
+
+
+def test_a_killed_drill_leaves_no_process_and_no_report(other: Dead) -> None:
+    scratch = other.command.directory
+    with other.command.start("drill") as running:
+        wait_until(lambda: any(scratch.glob("bb_ops-restore-*/data/PG_VERSION")), "nothing was restored")
+        started = descendants(running.pid)
+        running.kill()
+    wait_until(lambda: not any(command_line(pid) for pid in started), "a process of the drill lives on")
+    assert started
+    assert not list(other.replica.glob("main/drills/*"))
 
 
 def test_a_flipped_bit_in_region_b_fails_the_drill(other: Dead) -> None:
@@ -161,7 +173,3 @@ def test_the_working_key_is_no_offline_key(other: Dead) -> None:
     working = other.keys / "working.agekey"
     told = other.command.having(BB_OPS_AGE_IDENTITY_FILE=working)
     assert "the working key" in told.run("drill", "--offline-key", working).expect(12).complaint
-
-
-def test_nothing_of_a_drill_stays_on_the_host(dead: Dead) -> None:
-    assert [path for path in dead.command.directory.iterdir() if path.name.startswith("bb_ops-")] == []
