@@ -3,7 +3,8 @@
 A domain is imported by the method that makes its options: a command pays for what it does, 0.1 s less for most.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
@@ -16,7 +17,7 @@ from bb_ops.progress import Progress
 from bb_ops.repository.ids import SlotKey
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import KeyFiles, Repository
-from bb_ops.settings import RepositorySettings, Settings, read_settings
+from bb_ops.settings import RepositorySettings, Settings, process_environment, read_settings
 from bb_ops.storage.base import ObjectStore
 from bb_ops.storage.local import LocalStore
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from bb_ops.recovery.combine import CombineOptions
     from bb_ops.recovery.facts import Locate
     from bb_ops.recovery.recovery_target import RecoveryTarget
+    from bb_ops.repository.drills import DrillReport
+    from bb_ops.validation.denial import Denial
     from bb_ops.validation.restore_test import RestoreTestOptions
 
 
@@ -196,6 +199,38 @@ def operations(settings: Settings | None = None, clock: Clock | None = None) -> 
         SettingsError: a setting is wrong.
     """
     return Operations(settings or read_settings(), clock or SystemClock())
+
+
+def denial(region: str | None, offline_key: Path | None, *, needs_key: bool = True) -> "Denial":
+    """Return what is left of the settings when the other region is dead; see ``deny``. They are not checked here."""
+    from bb_ops.validation.denial import deny  # noqa: PLC0415 - as above
+
+    return deny(process_environment(), region, offline_key, needs_key=needs_key)
+
+
+def survivor(environment: Mapping[str, str], region: str, clock: Clock | None = None) -> Operations:
+    """Return the operations of a region that lives alone.
+
+    Raises:
+        SettingsError: a setting of it is wrong.
+    """
+    settings = read_settings(environment)
+    if settings.repository is not None:
+        settings = replace(settings, repository=replace(settings.repository, region=region))
+    return operations(settings, clock)
+
+
+def recorded(left: "Denial", report: "DrillReport") -> "DrillReport":
+    """Store a drill's report in the region that lives, where a signing key is set; return it as it is kept.
+
+    Raises:
+        StoreFailed: the store refuses.
+    """
+    from bb_ops.validation.drill import record  # noqa: PLC0415 - as above
+
+    if not left.signing:
+        return report
+    return record(survivor({**left.environment, **left.signing}, left.region).repository, report)
 
 
 def _store(place: RepositorySettings) -> ObjectStore:

@@ -9,15 +9,15 @@ import dagster as dg
 _PREVIEW = "Specifying a partitions_def on an AssetCheckSpec"
 warnings.filterwarnings("ignore", message=_PREVIEW, category=dg.PreviewWarning)
 
-from bb_ops.defs import backup, dumps, incremental, wal  # noqa: E402 - after the filter: the warning is raised while the assets are made
+from bb_ops.defs import backup, dumps, incremental, recovery, wal  # noqa: E402 - after the filter: the warning is raised while the assets are made
 from bb_ops.defs.automation import AUTOMATION_SENSOR  # noqa: E402
 from bb_ops.defs.resources import OperationsResource  # noqa: E402
 
 defs = dg.Definitions(
-    assets=[*backup.ASSETS, *incremental.ASSETS, *wal.ASSETS, *dumps.ASSETS],
+    assets=[*backup.ASSETS, *incremental.ASSETS, *wal.ASSETS, *dumps.ASSETS, *recovery.ASSETS],
     asset_checks=wal.CHECKS,
-    jobs=[*backup.JOBS, *incremental.JOBS, *wal.JOBS, *dumps.JOBS],
-    schedules=[*backup.SCHEDULES, *incremental.SCHEDULES, *dumps.SCHEDULES],
+    jobs=[*backup.JOBS, *incremental.JOBS, *wal.JOBS, *dumps.JOBS, *recovery.JOBS],
+    schedules=[*backup.SCHEDULES, *incremental.SCHEDULES, *dumps.SCHEDULES, *recovery.SCHEDULES],
     sensors=[AUTOMATION_SENSOR, *wal.SENSORS],
     resources={"operations": OperationsResource()},
     # One process a run: a killed run must not leave a step behind that writes into it later.

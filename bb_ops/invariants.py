@@ -19,6 +19,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 _QUERY = re.compile(r"(select|with|values|table)\b", re.IGNORECASE)
 _KEYS = frozenset({"name", "database", "sql", "expect", "severity"})
 _MOST_NAMED = 5
+INVARIANTS_DEADLINE_S = 900.0
+"""For all of a file together, on a restored copy that nobody waits for."""
 
 
 class Expectation(StrEnum):

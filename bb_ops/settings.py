@@ -111,7 +111,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         SettingsError: names every fault at once, and never a value.
     """
     if environment is None:
-        environment = {**_env_files(directory or Path.cwd()), **os.environ}
+        environment = process_environment(directory)
     reader = _Reader(environment)
     settings = Settings(
         database=reader.parsed("DATABASE_URL", parse_dsn, secret=True),
@@ -155,6 +155,11 @@ def file_settings(file: Path) -> dict[str, str]:
     """Return the settings that a file holds, by name."""
     values = dotenv_values(file, interpolate=False)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def process_environment(directory: Path | None = None) -> dict[str, str]:
+    """Return all that is set here, unchecked: the process environment, and what the ``.env`` files add to it."""
+    return {**_env_files(directory or Path.cwd()), **os.environ}
 
 
 def environment_with(file: Path) -> dict[str, str]:

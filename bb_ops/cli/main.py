@@ -21,6 +21,9 @@ _COMMANDS = {
         "The embedded world: a real server, two object stores, an application. For trying only.",
     ),
     "doctor": Leaf("bb_ops.cli.doctor:command", "What is missing, misconfigured or left over, and how to mend it."),
+    "drill": Leaf(
+        "bb_ops.cli.drill:command", "The disaster-recovery exercise: a region is dead, and how long does it take?"
+    ),
     "keys": Leaf("bb_ops.cli.keys:command", "Make and check encryption and signing keys."),
     "recover": Leaf("bb_ops.cli.recover:command", "Bring a backup back, beside what exists."),
     "sync": Leaf("bb_ops.cli.sync:command", "Copy backups to the other region."),

@@ -10,6 +10,7 @@ command = Tree(
         "plan": Leaf("bb_ops.cli.recover_point:plan", "Show how to get to a moment and what it costs."),
         "point-in-time": Leaf("bb_ops.cli.recover_point:point_in_time", "Bring the cluster back as of a moment."),
         "table": Leaf("bb_ops.cli.recover_table:table", "Bring one table back as of a moment."),
+        "readiness": Leaf("bb_ops.cli.recover_readiness:readiness", "If a region died now: what is lost, how long?"),
     },
     help="Bring a backup back, beside what exists; nothing that exists is ever overwritten.",
 )

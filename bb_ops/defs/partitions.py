@@ -28,5 +28,10 @@ WEEKLY_SLOTS = dg.WeeklyPartitionsDefinition(
 )
 """Weeks, each named after its Monday."""
 
+MONTHLY_SLOTS = dg.MonthlyPartitionsDefinition(
+    FIRST_SLOT, hour_offset=SLOT_TIME.hour, minute_offset=SLOT_TIME.minute, timezone="UTC", end_offset=1
+)
+"""Months, each named after its first day."""
+
 HOURS = dg.HourlyPartitionsDefinition(FIRST_HOUR, timezone="UTC")
 """Intervals, each named by its beginning."""

@@ -12,7 +12,8 @@ from bb_ops.demo.model import World
 from bb_ops.errors import ProgramFailed
 from bb_ops.findings import Value
 from bb_ops.repository.ids import daily_slot
-from bb_ops.repository.keys import check_keys, key_settings, make_keys
+from bb_ops.repository.keys import OFFLINE_FILE, check_keys, key_settings, make_keys
+from bb_ops.validation.denial import OFFLINE_KEY
 
 _JOB = "daily_backup"
 _HOURLY_JOB = "hourly_backup"
@@ -53,7 +54,8 @@ def take(directory: Path, *, size: str, rate_per_s: float, say: Say, tick: Calla
     """
     directory = directory.resolve()
     keys = directory / "keys"
-    up = world.up(directory, size=size, say=say, rate_per_s=rate_per_s, extra_settings=key_settings(keys))
+    settings = {**key_settings(keys), OFFLINE_KEY: str(keys / OFFLINE_FILE)}
+    up = world.up(directory, size=size, say=say, rate_per_s=rate_per_s, extra_settings=settings)
     _ensure_keys(keys)
     dagster_ui.prepare_home(up)
     up = world.wal_up(up, say)

@@ -54,6 +54,9 @@ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
 ORDER BY 5, 1, 2
 """
+_POSITION = """
+SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text
+"""
 _LARGE_OBJECTS = """
 SELECT count(*), coalesce(sum(hashtextextended(loid::text || ':' || pageno::text || ':' || md5(data), 0)), 0)
 FROM pg_largeobject
@@ -225,7 +228,7 @@ def _snapshot(database: _Database) -> None:
 
 
 def _insert_position(control: psycopg.Connection[tuple[object, ...]]) -> Lsn:
-    row = control.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+    row = control.execute(_POSITION).fetchone()
     return Lsn.parse(str(row[0] if row else ""))
 
 

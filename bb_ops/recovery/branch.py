@@ -85,6 +85,8 @@ def segments_of(legs: tuple[Leg, ...], segment_bytes: int) -> Iterator[tuple[int
     for number, leg in enumerate(legs):
         at = leg.from_lsn.segment_start(segment_bytes)
         following = legs[number + 1] if number + 1 < len(legs) else None
+        if following is None and leg.from_lsn == leg.to_lsn:
+            return  # nothing lies behind: what the backup itself holds of the segment is all there is
         stop = following.from_lsn.segment_start(segment_bytes) if following is not None else leg.to_lsn
         while at < stop:
             yield leg.timeline, segment_name(leg.timeline, at, segment_bytes)

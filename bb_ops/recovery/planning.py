@@ -1,6 +1,7 @@
 """Read the facts, decide, and hand over the job: what ``recover plan`` prints is what is executed."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from bb_ops.clock import Clock
@@ -40,7 +41,19 @@ def plan_recovery(  # noqa: PLR0913 - one fact each
         BbOpsError: no region could be looked at.
     """
     regions = read_regions(repositories, backup_id=backup_id, locate=locate)
-    now = clock.now()
+    return plan_from(regions, repositories[0].cluster, target, clock.now(), into=into, backup_id=backup_id)
+
+
+def plan_from(  # noqa: PLR0913 - one fact each
+    regions: Sequence[Region],
+    cluster: str,
+    target: RecoveryTarget,
+    now: datetime,
+    *,
+    into: Path | None = None,
+    backup_id: str | None = None,
+) -> tuple[RecoveryPlan, Job | None]:
+    """Decide by what was read of the regions already; see ``plan_recovery``."""
     target = _top_level(target, regions)
     choice = choose(target, [region.facts for region in regions], now, backup_id)
     best = choice.best
@@ -52,7 +65,7 @@ def plan_recovery(  # noqa: PLR0913 - one fact each
         rates = measured_rates(looked_at, _entries(regions), best.commit.system_id)
     plan = finish_plan(
         target,
-        repositories[0].cluster,
+        cluster,
         choice,
         stops_at=stops_at,
         at=at,

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import BbOpsError, IntegrityError, UsageError
 from bb_ops.findings import Outcome, worst
-from bb_ops.invariants import InvariantResults
+from bb_ops.invariants import INVARIANTS_DEADLINE_S, InvariantResults
 from bb_ops.postgres.invariants import check_invariants
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import forget_configuration, port_is_free, start_server
@@ -40,7 +40,6 @@ from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _START_TIMEOUT_S = 3600.0
-_INVARIANTS_DEADLINE_S = 900.0
 _MOST_EXTRA_BYTES = 2 << 30
 """Room for WAL beside the data: what is fetched ahead, and what the server keeps (max_wal_size)."""
 
@@ -104,16 +103,25 @@ def check_job(job: Job, options: RecoverOptions) -> tuple[Target, Programs]:
 
 @contextmanager
 def recovered_copy(  # noqa: PLR0913 - one fact each
-    job: Job, target: Target, programs: Programs, climb: Climb, progress: Progress, *, durable: bool
+    job: Job,
+    target: Target,
+    programs: Programs,
+    climb: Climb,
+    progress: Progress,
+    *,
+    durable: bool,
+    before_replay: Callable[[Restored], bool] | None = None,
 ) -> Iterator[Copy]:
     """Restore, check (L0 to L3), and replay to the moment (L4); the server runs for the block, without network.
+
+    ``before_replay`` is given the restored directory, to look at it before it moves on; False ends the recovery there.
 
     Whatever fails is an answer of the climb; the copy is then as far as it got. Killed and called again with the same
     plan, it goes on where it was.
     """
     copy = Copy()
     _restore(job, target, programs, climb, progress, copy, durable=durable)
-    if copy.restored is None:
+    if copy.restored is None or (before_replay is not None and not before_replay(copy.restored)):
         yield copy
         return
     with ExitStack() as stack:
@@ -198,7 +206,7 @@ def recover_point(
             climb.measure(Level.L5, lambda: check_structure_of_kept(programs, running.server.dsn, target.owner))
         if running is not None and options.invariants:
             progress("invariants", 0, None)
-            invariants = check_invariants(running.server.dsn, options.invariants, _INVARIANTS_DEADLINE_S)
+            invariants = check_invariants(running.server.dsn, options.invariants, INVARIANTS_DEADLINE_S)
     address = _finish(job, options, target, programs, climb, copy)
     commit, replayed_ = job.best.commit, copy.replayed
     recovery = Recovery(

@@ -7,13 +7,17 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import psycopg
+
 from bb_ops.clock import Stopwatch, sleep
-from bb_ops.errors import IntegrityError, ProgramFailed
+from bb_ops.dsn import Dsn
+from bb_ops.errors import IntegrityError, NotMeasured, ProgramFailed, ServerUnusable
 from bb_ops.files import create_exclusive
+from bb_ops.postgres.connection import connect
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
@@ -28,6 +32,9 @@ from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
 _TIMEOUT_S = 7 * 24 * 3600.0
+_POLL_S = 0.05
+_PATIENCE_S = 10.0
+_STATE = "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END"
 _SIGNAL = "recovery.signal"
 _LOG = "bb_ops.log"
 _BEGUN = ".bb_ops-replay"
@@ -199,3 +206,67 @@ def _look(replay: Replay, directory: Path, server: RunningServer, watch: Stopwat
         replay_s=watch.elapsed_s,
         wal_bytes=max(0, left - replay.best.commit.wal_end_lsn),
     )
+
+
+@contextmanager
+def paused_at_anchor(
+    replay: Replay, target: Target, programs: Programs, progress: Progress
+) -> Iterator[RunningServer | None]:
+    """Run recovery up to where the backup's own WAL ends, and keep the server there, read-only, for the block.
+
+    It is the position that the fingerprints of its source belong to. The same copy is then replayed to its end by
+    ``replayed``: a server that paused at a target may be shut down, given a later one, and started again (PostgreSQL
+    manual, 20.5.6, recovery_target_action).
+
+    Yields:
+        The server; None where no WAL lies behind that position, so that the end of the replay shows the same rows.
+
+    Raises:
+        IntegrityError, KeyRejected: archived WAL is damaged, gone, or does not open with our identities.
+        NotMeasured: the server passed the position without pausing; the copy can go no further, and a new one can.
+        ProgramFailed: the server did not start; the message carries the end of its log.
+    """
+    commit = replay.best.commit
+    if replay.best.branch.end.lsn <= commit.wal_end_lsn:
+        yield None
+        return
+    anchor = RecoveryTarget(kind=TargetKind.LSN, value=str(commit.wal_end_lsn), inclusive=False)
+    settings = {
+        **_settings(replace(replay, target=anchor), bounded=True),
+        "hot_standby": "on",
+        "recovery_target_action": "pause",
+    }
+    _prepare(target)
+    with WalFeed(replay.repository, replay.best.facts.wal, replay.legs, target, progress) as feed, ExitStack() as stack:
+        try:
+            server = stack.enter_context(
+                throw_away_server(programs, target.directory, commit.superuser, target.owner, _TIMEOUT_S, settings)
+            )
+            paused = _wait_for_pause(server.dsn, target.directory / _LOG)
+        except ProgramFailed as error:
+            if feed.errors:
+                raise feed.errors[0] from error
+            if _TOO_SHORT not in str(error):
+                raise
+            paused = False
+        yield server if paused else None
+
+
+def _wait_for_pause(dsn: Dsn, log: Path) -> bool:
+    """Wait until the server pauses; False where its WAL ended before."""
+    silent = Stopwatch()
+    while silent.elapsed_s < _PATIENCE_S:
+        try:
+            with connect(dsn) as connection:
+                recovering, paused = connection.execute(_STATE).fetchone() or (True, False)
+        except (ServerUnusable, psycopg.Error):
+            if _TOO_SHORT in log.read_text(encoding="utf-8", errors="replace"):
+                return False
+        else:
+            silent = Stopwatch()
+            if not recovering:
+                raise NotMeasured("the copy could not be stopped where its source was counted: run the drill again")
+            if paused:
+                return True
+        sleep(_POLL_S)
+    raise ProgramFailed(f"the restored server ended on its way to the position where its source was counted: {log}")

@@ -58,6 +58,11 @@ def weekly_slot(at: datetime) -> SlotKey:
     return f"{day - timedelta(days=day.weekday()):%Y-%m-%d}"
 
 
+def monthly_slot(at: datetime) -> SlotKey:
+    """Return the monthly slot whose window holds ``at``: it bears the first day of its month."""
+    return f"{daily_slot(at)[:7]}-01"
+
+
 def slot_window(slot: SlotKey) -> tuple[datetime, datetime]:
     """Return when a daily slot opens and when it is over."""
     opens = datetime.combine(datetime.strptime(slot, "%Y-%m-%d").replace(tzinfo=UTC).date(), SLOT_TIME)

@@ -16,6 +16,9 @@ from bb_ops.repository.signing import key_id, load_public_key, load_signing_key
 LEAST_RECIPIENTS = 2
 """A working key and an offline one: whoever loses the first can still open everything with the second."""
 
+OFFLINE_FILE = "offline.agekey"
+"""The offline key's name where it is made; it belongs somewhere else afterwards."""
+
 
 class KeySet(Value):
     """What ``keys init`` made; paths and public facts only."""
@@ -80,7 +83,7 @@ def make_keys(directory: Path, created_at: datetime) -> KeySet:
         working, offline = pyrage.x25519.Identity.generate(), pyrage.x25519.Identity.generate()
         signing = Ed25519PrivateKey.generate()
         stamp = f"# created: {created_at:%Y-%m-%dT%H:%M:%SZ}\n"
-        for name, identity in (("working.agekey", working), ("offline.agekey", offline)):
+        for name, identity in (("working.agekey", working), (OFFLINE_FILE, offline)):
             text = f"{stamp}# public key: {identity.to_public()}\n{identity}\n"
             create_exclusive(directory / name, text.encode())
         recipients = f"# working\n{working.to_public()}\n# offline\n{offline.to_public()}\n"
@@ -105,14 +108,14 @@ def check_keys(directory: Path) -> KeySet:
     Raises:
         KeyRejected: something is missing, does not match, or is readable by others.
     """
-    paths = {name: directory / name for name in ("working.agekey", "offline.agekey", "signing.key")}
+    paths = {name: directory / name for name in ("working.agekey", OFFLINE_FILE, "signing.key")}
     for path in paths.values():
         if not path.is_file():
             raise KeyRejected(f"{path} is missing; if it is the offline key, check where it is kept")
         if path.stat().st_mode & 0o077:
             raise KeyRejected(f"{path} can be read by others: chmod 600 it")
     recipients = {str(key) for key in read_recipients(directory / "recipients.txt")}
-    working, offline = (read_identities(paths[name])[0].to_public() for name in ("working.agekey", "offline.agekey"))
+    working, offline = (read_identities(paths[name])[0].to_public() for name in ("working.agekey", OFFLINE_FILE))
     if recipients != {str(working), str(offline)} or str(working) == str(offline):
         raise KeyRejected(f"{directory}/recipients.txt does not name exactly the working and the offline key")
     signing = load_signing_key(paths["signing.key"]).public_key()

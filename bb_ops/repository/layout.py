@@ -12,6 +12,7 @@ bb-ops-repository.json                                  the marker of a reposito
 {cluster}/{system_id}/base/{backup_id}/globals.sql.zst.age               of both
 {cluster}/{system_id}/evidence/{backup_id}/{proof_id}.json
 {cluster}/{system_id}/recoveries/{recovery_id}.json     what a recovery measured
+{cluster}/drills/{drill_id}.json                        what a drill from this region showed
 {cluster}/locks/{name}/{fence}.json
 """
 
@@ -89,6 +90,16 @@ def recovery_prefix(cluster: str, system_id: str) -> str:
 def recovery_key(cluster: str, system_id: str, recovery_id: str) -> str:
     """Return the key of one recovery's record."""
     return f"{recovery_prefix(cluster, system_id)}{recovery_id}.json"
+
+
+def drill_prefix(cluster: str) -> str:
+    """Return the prefix of the drills' reports."""
+    return f"{cluster}/drills/"
+
+
+def drill_key(cluster: str, drill_id: str) -> str:
+    """Return the key of one drill's report."""
+    return f"{drill_prefix(cluster)}{drill_id}.json"
 
 
 def lock_prefix(cluster: str, name: str) -> str:

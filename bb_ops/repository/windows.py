@@ -178,7 +178,9 @@ def read_times(repository: Repository, facts: WalFacts, ends: Iterable[Point]) -
         position = facts.positions.get(end.timeline)
         at = position.at if position is not None and position.lsn == end.lsn else None
         timeline, size = end.timeline, facts.segment_bytes
-        border = Lsn(end.lsn - 1) if end.lsn else end.lsn
+        # A segment's receipt speaks of its end: where only its beginning is there, the one before it counts.
+        whole = end.lsn.segment_start(size) if size is not None else end.lsn
+        border = Lsn(whole - 1) if whole else whole
         for _ in range(_LOOK_BACK):
             history = facts.histories.get(timeline)
             if history is not None and size is not None and border < history.begins.segment_start(size):

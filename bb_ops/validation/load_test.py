@@ -11,7 +11,7 @@ from bb_ops import __version__
 from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import IntegrityError, NotMeasured
 from bb_ops.findings import Outcome
-from bb_ops.invariants import InvariantResults
+from bb_ops.invariants import INVARIANTS_DEADLINE_S, InvariantResults
 from bb_ops.postgres import dump
 from bb_ops.postgres.fingerprint import Contents, take_fingerprints
 from bb_ops.postgres.invariants import check_invariants
@@ -31,7 +31,6 @@ from bb_ops.repository.reports import Level, Proof
 from bb_ops.repository.repository import Repository
 from bb_ops.validation.fingerprints import Comparison, compare_fingerprints, judge_data
 from bb_ops.validation.restore_test import (
-    INVARIANTS_DEADLINE_S,
     Nowhere,
     RestoreTestOptions,
     RestoreTestResult,

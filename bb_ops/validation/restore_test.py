@@ -13,7 +13,7 @@ from bb_ops.clock import Clock, Stopwatch
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, IntegrityError
 from bb_ops.findings import Outcome
-from bb_ops.invariants import Invariant, InvariantResults
+from bb_ops.invariants import INVARIANTS_DEADLINE_S, Invariant, InvariantResults
 from bb_ops.postgres.fingerprint import take_fingerprints
 from bb_ops.postgres.invariants import check_invariants
 from bb_ops.postgres.programs import Programs, find_programs
@@ -34,7 +34,6 @@ from bb_ops.validation.fingerprints import Comparison, compare_fingerprints, jud
 _LOGGER = logging.getLogger(__name__)
 _START_TIMEOUT_S = 3600.0
 _NO_BUDGET_S = 24 * 3600.0
-INVARIANTS_DEADLINE_S = 900.0
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 
 from bb_ops.backup.hour import hour_window, newest_hour
 from bb_ops.definitions import defs
-from bb_ops.defs.partitions import DAILY_SLOTS, HOURS, WEEKLY_SLOTS
-from bb_ops.repository.ids import daily_slot, weekly_slot
+from bb_ops.defs.partitions import DAILY_SLOTS, HOURS, MONTHLY_SLOTS, WEEKLY_SLOTS
+from bb_ops.repository.ids import daily_slot, monthly_slot, weekly_slot
 
 SLOT = "2026-11-20"
 OLD_SLOT = "2026-11-03"
@@ -21,12 +21,15 @@ REPLICA = dg.AssetKey("full_backup_replica")
 TEST = dg.AssetKey("full_backup_restore_test")
 INCREMENT = dg.AssetKey("incremental_backup")
 DUMP_CHECKS = ("committed", "complete", "encrypted", "on_time")
+DRILL_CHECKS = ("restored_from_region_b", "rpo", "rto", "stock_tools")
 HOUR_CHECKS = ("block_increment", "chain_whole", "continuous", "durable")
 CRONS = {
     "incremental_backup_schedule": "3 * * * *",
     "full_backup_schedule": "0 2 * * *",
     "logical_backup_schedule": "30 2 * * *",
     "schema_backup_schedule": "45 2 * * 1",
+    "disaster_recovery_drill_schedule": "0 6 1 * *",
+    "recovery_readiness_schedule": "20 * * * *",
 }
 
 
@@ -41,6 +44,8 @@ def test_the_inventory_is_as_documented() -> None:
         "incremental_backup_replica",
         "logical_backup",
         "schema_backup",
+        "disaster_recovery_drill",
+        "recovery_readiness",
     }
     assert {key.to_user_string() for key in graph.external_asset_keys} == {"wal_archive"}
     assert {f"{key.asset_key.to_user_string()}.{key.name}" for key in graph.asset_check_keys} == {
@@ -56,6 +61,8 @@ def test_the_inventory_is_as_documented() -> None:
         "wal_archive.lag",
         "incremental_backup_replica.rehashed",
         "incremental_backup_replica.restorable_there",
+        "recovery_readiness.ready",
+        *(f"disaster_recovery_drill.{check}" for check in DRILL_CHECKS),
         *(f"incremental_backup.{check}" for check in HOUR_CHECKS),
         *(f"{asset}.{check}" for asset in ("logical_backup", "schema_backup") for check in DUMP_CHECKS),
     }
@@ -68,10 +75,12 @@ def test_the_inventory_is_as_documented() -> None:
     assert set(repository.job_names) == {
         "__ASSET_JOB",
         "daily_backup",
+        "disaster_recovery_drill_job",
         "full_backup_job",
         "hourly_backup",
         "incremental_backup_job",
         "logical_backup_job",
+        "recovery_readiness_job",
         "schema_backup_job",
         "wal_archive_job",
     }
@@ -82,6 +91,9 @@ def test_the_lineage_leads_from_dump_to_copy_to_test() -> None:
     assert graph.get(REPLICA).parent_keys == {dg.AssetKey("full_backup")}
     assert graph.get(TEST).parent_keys == {dg.AssetKey("full_backup"), REPLICA}
     assert graph.get(dg.AssetKey("incremental_backup_replica")).parent_keys == {INCREMENT}
+    replicas = {REPLICA, dg.AssetKey("incremental_backup_replica")}
+    for name in ("disaster_recovery_drill", "recovery_readiness"):
+        assert graph.get(dg.AssetKey(name)).parent_keys == replicas
     assert graph.get(INCREMENT).parent_keys == {dg.AssetKey("full_backup"), dg.AssetKey("wal_archive")}
 
 
@@ -120,6 +132,19 @@ def test_a_week_exists_from_its_monday_on(at: datetime, newest: str) -> None:
 @pytest.mark.parametrize(
     ("at", "newest"),
     [
+        (datetime(2026, 12, 1, 1, 59, 59, tzinfo=UTC), "2026-11-01"),
+        (datetime(2026, 12, 1, 2, 0, 0, tzinfo=UTC), "2026-12-01"),
+    ],
+)
+def test_a_month_exists_from_its_first_day_on(at: datetime, newest: str) -> None:
+    with dg.partition_loading_context(at):
+        assert MONTHLY_SLOTS.get_last_partition_key() == newest
+    assert monthly_slot(at) == newest
+
+
+@pytest.mark.parametrize(
+    ("at", "newest"),
+    [
         (datetime(2026, 11, 20, 13, 59, 59, tzinfo=UTC), "2026-11-20-12:00"),
         (datetime(2026, 11, 20, 14, 0, 0, tzinfo=UTC), "2026-11-20-13:00"),
     ],
@@ -149,6 +174,7 @@ def test_every_hour_belongs_to_the_slot_that_it_lies_in_and_to_no_missing_one() 
     [
         ("logical_backup_schedule", datetime(2026, 11, 20, 2, 30, tzinfo=UTC), SLOT),
         ("schema_backup_schedule", datetime(2026, 11, 23, 2, 45, tzinfo=UTC), "2026-11-23"),
+        ("disaster_recovery_drill_schedule", datetime(2026, 12, 1, 6, tzinfo=UTC), "2026-12-01"),
         ("incremental_backup_schedule", datetime(2026, 11, 20, 2, 3, tzinfo=UTC), "2026-11-20-01:00"),
         ("incremental_backup_schedule", datetime(2026, 11, 20, 0, 3, tzinfo=UTC), "2026-11-19-23:00"),
     ],

@@ -7,7 +7,8 @@ from typing import Any
 
 from bb_ops.findings import Outcome
 from bb_ops.postgres.lsn import Lsn
-from bb_ops.repository.ids import BackupKind, daily_slot, new_backup_id
+from bb_ops.repository.drills import DrillReport, DrillStep
+from bb_ops.repository.ids import BackupKind, daily_slot, monthly_slot, new_backup_id
 from bb_ops.repository.keys import make_keys
 from bb_ops.repository.manifest import ObjectRole, PhysicalCommit, StoredObject
 from bb_ops.repository.reports import Level, Proof, Step
@@ -147,6 +148,46 @@ def new_proof(
         host="test",
         bb_ops_version="0.1.0",
     )
+
+
+def new_drill(declared_at: datetime, outcome: Outcome = Outcome.PASS, **changes: Any) -> DrillReport:  # noqa: ANN401
+    """Build the report of a drill whose archive step ended so."""
+    passed = outcome == Outcome.PASS
+    step = DrillStep(name="archive", outcome=outcome, evidence="seen", started_at=declared_at, duration_s=1.0)
+    fields: dict[str, Any] = {
+        "id": f"{declared_at:%Y%m%dT%H%M%SZ}-00000000",
+        "region": "replica",
+        "repository_id": "",
+        "cluster": "main",
+        "system_id": SYSTEM_ID,
+        "dead": "primary",
+        "slot": monthly_slot(declared_at),
+        "declared_at": declared_at,
+        "ended_at": declared_at + timedelta(seconds=90),
+        "outcome": outcome,
+        "steps": (step,),
+        "given": ("PATH",),
+        "identities": ("age1offline",),
+        "backup_id": "20261124T020000Z-full-00000001",
+        "rpo_s": 900.0,
+        "recovered_until_at": declared_at - timedelta(seconds=900),
+        "last_transaction_at": None,
+        "rto_s": 60.0,
+        "proven_s": 80.0,
+        "compared_s": 5.0,
+        "ladder": (),
+        "level": "L7" if passed else "L6",
+        "restore_s": 30.0,
+        "restored_bytes": 1024,
+        "replay_s": 20.0,
+        "replayed_bytes": 1024,
+        "tables_compared": 1,
+        "rows_compared": 10,
+        "anchor_lsn": "0/3000000",
+        "host": "test",
+        "bb_ops_version": "0.1.0",
+    }
+    return DrillReport(**{**fields, **changes})
 
 
 def overwrite(store: ObjectStore, key: str, data: bytes) -> None:
