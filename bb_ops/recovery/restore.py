@@ -91,7 +91,7 @@ def extract_backup(
         with_wal: Extract the WAL too; what a chain's last backup replays needs no other's.
     """
     for space in commit.tablespaces:
-        _make_tablespace(target, space.oid)
+        make_tablespace(target, space.oid)
     archives = [
         entry for entry in commit.with_role(ObjectRole.ARCHIVE) if with_wal or not entry.name.startswith(_WAL_PARTS)
     ]
@@ -176,7 +176,8 @@ def _read(repository: Repository, commit: BackupCommit, role: ObjectRole) -> byt
     return buffer.getvalue()
 
 
-def _make_tablespace(target: Target, oid: int) -> None:
+def make_tablespace(target: Target, oid: int) -> None:
+    """Make the folder of a tablespace, and the link that leads to it."""
     folder = target.tablespaces / str(oid)
     for path in (target.tablespaces, folder, target.directory / "pg_tblspc"):
         path.mkdir(mode=0o700, exist_ok=True)
