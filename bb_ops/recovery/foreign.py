@@ -235,14 +235,15 @@ def _of_file(place: Place, reading: Reading) -> Foreign:
         role = role_of(survey, content.key) or "unknown"
     if role == "dump":
         form = forms.get(content.form or Form.TAR, "tar")
-        script = Script(form, content, None, content.where, reading.database)
+        header = survey.kept["toc.dat"] if survey else content.head
+        script = Script(form, content, None, content.where, reading.database, header)
         return judge_dump(script, reading.bindirs, reading.progress)
     if role != "base" or survey is None:
         raise UsageError(f"{content.where} is a tar of neither a dump nor a data directory: {ACCEPTED}")
     part = part_of_tar(content, survey, role)
     if not segments_of([part]) and "pg_wal.tar" in {name.rpartition(".tar")[0] + ".tar" for name in files_of(place)}:
         return _of_folder(Place(place.store, None, place.path), reading)
-    return judge_base(content.where, "base backup (tar)", [part], None, reading.bindirs)
+    return judge_base(content.where, "base backup (tar)", [part], place.store.read(MANIFEST), reading.bindirs)
 
 
 def _of_folder(place: Place, reading: Reading) -> Foreign:
@@ -269,7 +270,8 @@ def _directory_dump(folder: Path, where: str, reading: Reading) -> ForeignDump:
     contents = known_content(LocalStore(folder), "toc.dat")
     if contents.form != Form.CUSTOM or contents.layers:
         raise IntegrityError(f"{where}/toc.dat is no table of contents of pg_dump")
-    return judge_dump(Script("directory", None, folder, where, reading.database), reading.bindirs, reading.progress)
+    script = Script("directory", None, folder, where, reading.database, contents.head)
+    return judge_dump(script, reading.bindirs, reading.progress)
 
 
 def _fetch(place: Place, folder: Path, progress: Progress) -> None:

@@ -64,7 +64,7 @@ class ForeignBase:
     """A base backup that was surveyed whole.
 
     Attributes:
-        manifest: PostgreSQL's own manifest of it, where it lies beside; None where it is inside or missing.
+        manifest: PostgreSQL's own manifest, where one lies beside; one that is inside wins.
     """
 
     where: str
@@ -119,7 +119,7 @@ class ForeignBase:
             if not folder.exists():
                 folder.mkdir(mode=0o700)
                 target.chown(folder)
-        if self.manifest is not None:
+        if self.manifest is not None and not (target.directory / MANIFEST).exists():
             (target.directory / MANIFEST).write_bytes(self.manifest)
             target.chown(target.directory / MANIFEST)
         complete_target(target, durable=durable)

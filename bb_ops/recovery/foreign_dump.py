@@ -60,6 +60,7 @@ class Script:
         folder: The folder; None for a file.
         where: The address that it came from.
         database: Where the rows of a dump of one database go, by wish; None where it says itself.
+        header: Of an archive: its first bytes, or those of its table of contents.
     """
 
     form: str
@@ -67,6 +68,7 @@ class Script:
     folder: Path | None
     where: str
     database: str | None
+    header: bytes = b""
 
     @contextmanager
     def pieces(self, programs: Programs | None) -> Iterator[Iterator[bytes]]:
@@ -214,8 +216,7 @@ def judge_dump(script: Script, bindirs: tuple[Path, ...], progress: Progress) ->
     """
     archive = None
     if script.form != "plain":
-        head = script.content.head if script.content else ((script.folder or Path()) / "toc.dat").read_bytes()
-        archive = choose_server(_header(head, script.where), bindirs, script.where)
+        archive = choose_server(_header(script), bindirs, script.where)
     judge = DumpScript(Adaptation(SUPERUSER, None, {}))
     try:
         with script.pieces(archive) as pieces:
@@ -254,11 +255,11 @@ def choose_server(origin: Origin, bindirs: tuple[Path, ...], where: str) -> Prog
     )
 
 
-def _header(head: bytes, where: str) -> Origin:
+def _header(script: Script) -> Origin:
     try:
-        return read_archive_header(head)
+        return read_archive_header(script.header)
     except IntegrityError as error:
-        raise IntegrityError(f"{where}: {error}") from error
+        raise IntegrityError(f"{script.where}: {error}") from error
 
 
 def _restriction_key(programs: Programs) -> str | None:
