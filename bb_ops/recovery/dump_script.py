@@ -27,6 +27,7 @@ _CONNECT = re.compile(
     re.VERBOSE,
 )
 """A database and nothing else: more words, or an address, would lead to another server."""
+_CLIENT_ENCODING = re.compile(rb"\\encoding[ \t]+'?[A-Za-z0-9_]+'?\s*\Z")
 _RESTRICT = re.compile(rb"\\(?:un)?restrict\s+[A-Za-z0-9]+\s*\Z")
 _PROGRAM = re.compile(rb"COPY\b.*\bPROGRAM\b", re.IGNORECASE | re.DOTALL)
 _ENCODING = re.compile(rb"SET client_encoding = '([^']*)'")
@@ -198,10 +199,12 @@ class DumpScript:
         line = data[start:]
         if _RESTRICT.match(line):
             return data[:start]
-        if not _CONNECT.match(line):
+        connects = _CONNECT.match(line) is not None
+        if not (connects or _CLIENT_ENCODING.match(line)):
             shown = line.strip()[:60].decode("utf-8", "replace")
             raise IntegrityError(f"the dump holds psql's command {shown!r}, which no dump needs: refused")
-        self._fresh = self.facts.connects = True
+        if connects:
+            self._fresh = self.facts.connects = True
         key = self._adaptation.key
         if key is None:
             return data
