@@ -1,8 +1,8 @@
-r"""Judges a dump's script and adapts it to a new cluster, as it goes by. Pure.
+"""Judges a dump's script and adapts it to a new cluster, as it goes by. Pure.
 
 What is refused may run programs on this host: psql's own commands except those that pg_dump writes, and COPY … PROGRAM.
-psql itself is told to refuse its commands too (``\restrict``), where it knows how: then even a script that made us
-misread it runs none.
+psql itself is told to refuse its commands too, where it knows how (restrict, since August 2025): then even a script
+that made us misread it runs none.
 """
 
 import re
@@ -31,6 +31,7 @@ _CLIENT_ENCODING = re.compile(rb"\\encoding[ \t]+'?[A-Za-z0-9_]+'?\s*\Z")
 _RESTRICT = re.compile(rb"\\(?:un)?restrict\s+[A-Za-z0-9]+\s*\Z")
 _PROGRAM = re.compile(rb"COPY\b.*\bPROGRAM\b", re.IGNORECASE | re.DOTALL)
 _ENCODING = re.compile(rb"SET client_encoding = '([^']*)'")
+_CREATE = re.compile(r"CREATE\s+(?!ROLE\b|DATABASE\b|TABLESPACE\b)", re.IGNORECASE)
 _CREATE_DATABASE = re.compile(rf"CREATE\s+DATABASE\s+({_NAME})", re.IGNORECASE)
 _DROP_DATABASE = re.compile(rf"DROP\s+DATABASE\s+(?:IF\s+EXISTS\s+)?({_NAME})", re.IGNORECASE)
 _CREATE_ROLE = re.compile(rf"CREATE\s+(?:ROLE|USER|GROUP)\s+({_NAME})\s*;", re.IGNORECASE)
@@ -173,7 +174,7 @@ class DumpScript:
     def _pass(self, piece: Piece) -> bytes:
         if piece.kind == Kind.ROWS:
             return piece.data
-        if b"-- " in piece.data:
+        if b"-- " in piece.data and piece.kind != Kind.STATEMENT:
             self._read_comments(piece.data)
         if piece.kind == Kind.COMMAND:
             return self._command(piece.data)
@@ -212,6 +213,9 @@ class DumpScript:
 
     def _statement(self, piece: Piece) -> bytes:
         self.facts.statements += 1
+        if piece.code[:6].upper() == b"INSERT":
+            self._fresh = False
+            return piece.data
         code = piece.code.decode("utf-8", "surrogateescape")
         if _PROGRAM.match(piece.code):
             raise IntegrityError("the dump holds a COPY that runs a program: refused")
@@ -238,7 +242,7 @@ class DumpScript:
             return _DROP_WITHOUT_IF.sub(r"DROP \1 IF EXISTS ", text, count=1).encode("utf-8", "surrogateescape")
         if self._fresh and _CLEANING.match(code):
             return b""  # a new database holds nothing that could be dropped
-        if code.upper().startswith("CREATE"):
+        if _CREATE.match(code):
             self._fresh = False
         return data
 
