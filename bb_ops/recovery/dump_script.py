@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bb_ops.errors import IntegrityError
 from bb_ops.postgres.archive_header import Origin, major_of
-from bb_ops.postgres.sql_script import Kind, Piece, Splitter
+from bb_ops.postgres.sql_script import MOST_CODE_BYTES, Kind, Piece, Splitter
 
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s";,()]+)'
 _BEGUN = re.compile(rb"^-- PostgreSQL database (?:cluster )?dump\r?$", re.MULTILINE)
@@ -27,6 +27,7 @@ _CONNECT = re.compile(
     re.VERBOSE,
 )
 """A database and nothing else: more words, or an address, would lead to another server."""
+_SESSION = re.compile(rb"SET\s+SESSION\s+AUTHORIZATION\s+'((?:[^']|'')+)'", re.IGNORECASE)
 _CLIENT_ENCODING = re.compile(rb"\\encoding[ \t]+'?[A-Za-z0-9_]+'?\s*\Z")
 _RESTRICT = re.compile(rb"\\(?:un)?restrict\s+[A-Za-z0-9]+\s*\Z")
 _PROGRAM = re.compile(rb"COPY\b.*\bPROGRAM\b", re.IGNORECASE | re.DOTALL)
@@ -56,12 +57,11 @@ _ROLES = tuple(
         r"CREATE\s+POLICY\s.*?\sTO\s+NAMES(?:\s+(?:USING|WITH)\s.*)?\s*[;(]",
         r"CREATE\s+SCHEMA\s.*\bAUTHORIZATION\s+NAMES",
         r"CREATE\s+USER\s+MAPPING\s.*FOR\s+NAMES\s+SERVER",
-        r"SET\s+SESSION\s+AUTHORIZATION\s+NAMES\s*;",
         r"ALTER\s+ROLE\s+NAMES\s+(?:IN\s+DATABASE|SET)\s",
     )
 )
-_STARTS = ("ALTER", "GRANT", "REVOKE", "CREATE POLICY", "CREATE SCHEMA", "CREATE USER", "SET SESSION")
-_NO_ROLES = {"public", "current_user", "session_user", "current_role", "default"}
+_STARTS = ("ALTER", "GRANT", "REVOKE", "CREATE POLICY", "CREATE SCHEMA", "CREATE USER")
+_NO_ROLES = {"public", "current_user", "session_user", "current_role", "default", "''"}
 _ALL_NAMES = re.compile(_NAME)
 
 
@@ -217,9 +217,11 @@ class DumpScript:
             self._fresh = False
             return piece.data
         code = piece.code.decode("utf-8", "surrogateescape")
-        if _PROGRAM.match(piece.code):
-            raise IntegrityError("the dump holds a COPY that runs a program: refused")
         word = code[:16].upper()
+        if _PROGRAM.match(piece.code) or (word.startswith("COPY") and len(code) >= MOST_CODE_BYTES):
+            raise IntegrityError("the dump holds a COPY that runs a program: refused")
+        if found := _SESSION.match(piece.data.lstrip()):
+            self.facts.named_roles.add(found[1].decode("utf-8", "surrogateescape").replace("''", "'"))
         if word.startswith("SET"):
             found = _ENCODING.search(piece.data)
             self.facts.encoding = found[1].decode("ascii", "replace") if found else self.facts.encoding

@@ -213,8 +213,10 @@ def _extract(found: ForeignBase, target: Target, options: RecoverOptions, progre
     if climb_base(climb, found, target):
         found.settle(target)
         keep_from_archiving(restored)
-        finish_target(target)
-        climb.measure(Level.L4, boot)
+        if not options.start or climb.measure(Level.L4, boot):
+            finish_target(target)
+        else:
+            spoil(target)
     spaces = {oid: target.tablespaces / str(oid) for oid in found.oids}
     return climb, next(iter(addresses), None), spaces, restored.restored_bytes
 

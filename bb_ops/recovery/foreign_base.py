@@ -19,7 +19,7 @@ from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor, safe_name
 from bb_ops.recovery.place import Content, Place, refuse_special_files
 from bb_ops.recovery.restore import Restored, complete_target, make_tablespace
-from bb_ops.recovery.tar_survey import KEPT, Survey
+from bb_ops.recovery.tar_survey import KEPT, Survey, without_remarks
 from bb_ops.recovery.target import MARKER, Target, prepare_target
 from bb_ops.storage.base import ObjectStore
 from bb_ops.storage.local import LocalStore
@@ -193,7 +193,7 @@ def role_of(survey: Survey, name: str) -> str | None:
 
 def part_of_tar(content: Content, survey: Survey, role: str) -> Part:
     """Return an archive that was surveyed."""
-    return Part(content.where, role, survey, content.pieces, content.wrapped())
+    return Part(content.where, role, survey, lambda: without_remarks(content.pieces()), content.wrapped())
 
 
 def parts_of_folder(place: Place) -> list[Part]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
 from bb_ops import process
@@ -154,7 +155,10 @@ class ForeignDump:
         with throw_away_server(programs, target.directory, SUPERUSER, target.owner, _START_TIMEOUT_S) as server:
             client = dump.client(programs, server.dsn)
             client = replace(client, environment={"PGOPTIONS": LOADING}, run_as=target.owner)
-            start = self._prepare(server.dsn, locations)
+            try:
+                start = self._prepare(server.dsn, locations)
+            except psycopg.Error as error:
+                raise ProgramFailed(f"{self.where} cannot be prepared for: {error}") from error
             script = DumpScript(Adaptation(SUPERUSER, _restriction_key(programs), locations))
             archive = None if self.script.form == "plain" else programs
             with blaming_host(), dump.loading_script(client, start) as fed, self.script.pieces(archive) as pieces:

@@ -3,17 +3,20 @@
 Nothing of an archive that would be refused in its middle has then been written anywhere.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from bb_ops.engines.tar import BLOCK_BYTES, Member, TarWalker
+from bb_ops.engines.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, TarWalker
 from bb_ops.errors import IntegrityError
 from bb_ops.recovery.extract import safe_name
 from bb_ops.recovery.source import HEAD_BYTES
 
 _FILE_KINDS = {b"0", b"\0"}
 _DIRECTORY_KIND = b"5"
+_PAX_KINDS = {b"x", b"g"}
+_PAX_NAMES = re.compile(rb"\d+ (?:path|linkpath|size|GNU\.sparse[^=]*)=")
 _KEPT_BYTES = 64 << 10
 KEPT = ("PG_VERSION", "backup_label", "tablespace_map", "toc.dat")
 """Small files whose content says what the whole is."""
@@ -80,17 +83,49 @@ def survey_tar(pieces: Iterable[bytes], where: str) -> Survey:
     return surveyor.survey
 
 
+def without_remarks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Take out of a tar that was surveyed what says more of its members than a data directory needs (pax headers).
+
+    Args:
+        pieces: The tar, in blocks of any size.
+    """
+    waiting: list[bytes] = []
+    remark = False
+
+    def begin(member: Member, header: bytes) -> None:
+        nonlocal remark
+        remark = member.kind in _PAX_KINDS
+        content(memoryview(header))
+
+    def content(piece: memoryview) -> None:
+        if not remark:
+            waiting.append(bytes(piece))
+
+    walker = TarWalker(begin, content)
+    for piece in pieces:
+        walker.feed(memoryview(piece))
+        yield b"".join(waiting)
+        waiting.clear()
+    walker.finish()
+    yield END_OF_ARCHIVE
+
+
 class _Surveyor:
     def __init__(self) -> None:
         self.survey = Survey()
         self.walker = TarWalker(self._begin, self._content)
         self._keeping: str | None = None
         self._left = 0
+        self._remark: bytearray | None = None
 
     def _begin(self, member: Member, header: bytes) -> None:
         del header
-        name = safe_name(member.name)
         self._keeping = None
+        self._end_remark()
+        if member.kind in _PAX_KINDS:
+            self._remark = bytearray()
+            return
+        name = safe_name(member.name)
         if member.kind == _DIRECTORY_KIND:
             self.survey.add(name, None)
         elif member.kind in _FILE_KINDS:
@@ -102,7 +137,16 @@ class _Surveyor:
         else:
             raise IntegrityError(f"the archive holds {member.name!r}, which is neither a file nor a directory: refused")
 
+    def _end_remark(self) -> None:
+        """Refuse a pax header that gives a member another name or size: what would be written is not what is seen."""
+        if self._remark is not None and _PAX_NAMES.search(self._remark):
+            raise IntegrityError("the archive renames members in pax headers, which no data directory needs: refused")
+        self._remark = None
+
     def _content(self, piece: memoryview) -> None:
+        if self._remark is not None:
+            self._remark += piece
+            return
         if self._keeping is not None:
             wanted = bytes(piece[: self._left])
             self._left -= len(wanted)

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from bb_ops.errors import BbOpsError
+from bb_ops.recovery.extract import CONTROL_FILE
 from bb_ops.recovery.foreign import recover_foreign
 from bb_ops.recovery.full import RecoverOptions
 from bb_ops.recovery.place import Place
@@ -172,6 +173,16 @@ def test_a_foreign_dump_is_proven_as_far_as_can_be_and_nothing_is_recorded(made:
     assert sorted(made.folder.rglob("*")) == before
 
 
+def test_a_base_backup_that_differs_from_its_manifest_cannot_be_started(made: Made, room: Path) -> None:
+    shutil.copytree(made.folder / "base", room / "base")
+    archive = bytearray(base_tar(made))
+    archive[len(archive) // 2] ^= 0xFF
+    (room / "base" / "base.bin").write_bytes(zstandard.compress(archive))
+    answer = made.command.run("recover", "full", room / "base", "--into", room / "back", "--start").expect(5)
+    assert "differ from its backup_manifest" in answer.stderr
+    assert not (room / "back" / CONTROL_FILE).exists()
+
+
 def base_tar(made: Made) -> bytes:
     return gzip.decompress((made.folder / "base" / "base.bin").read_bytes())
 
@@ -222,7 +233,10 @@ def spoilt_dumps(made: Made) -> dict[str, tuple[bytes, int, str]]:
     zipped = (made.folder / "custom.sql.gz").read_bytes()
     custom = gzip.decompress(zipped)
     rows = plain.index(b"COPY public.t ")
-    put = lambda words: plain[:rows] + words + plain[rows:]  # noqa: E731 - used eight times below
+
+    def put(words: bytes) -> bytes:
+        return plain[:rows] + words + plain[rows:]
+
     middle = len(custom) // 2
     return {
         "no last line": (plain[: plain.rindex(b"-- PostgreSQL database dump complete")], 5, "cut short"),

@@ -14,12 +14,12 @@ from bb_ops.recovery.dump_script import Adaptation, DumpScript, Facts
 from bb_ops.recovery.foreign_base import role_of
 from bb_ops.recovery.foreign_dump import knows_restrict
 from bb_ops.recovery.source import Form, detect, is_place, named_backup, refusal
-from bb_ops.recovery.tar_survey import Survey, survey_tar
+from bb_ops.recovery.tar_survey import Survey, survey_tar, without_remarks
 
 HEADER = b"--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n\n-- Dumped from database version 15.18 (Debian)\n"
 TRAILER = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n\n"
 BODY = (
-    b"SET client_encoding = 'UTF8';\nSET default_tablespace = far;\n"
+    b"SET client_encoding = 'UTF8';\nSET SESSION AUTHORIZATION 'it''s';\nSET default_tablespace = far;\n"
     b"CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $_$ SELECT ';' || '\\! x' $_$;\n"
     b"/* \\! a /* nested ; */ ' */ CREATE TABLE t (a text); -- ' \\! b\n"
     b'ALTER TABLE t OWNER TO "Odd; ""one""";\nGRANT SELECT ON TABLE t TO app, reader WITH GRANT OPTION;\n'
@@ -79,7 +79,7 @@ def test_a_script_is_judged_alike_however_it_arrives(size: int) -> None:
     out, facts = judged(SCRIPT, size)
     assert (out, facts) == judged(SCRIPT)
     assert out == SCRIPT.replace(b"\\restrict abc\n", b"").replace(b"\\unrestrict abc\n", b"")
-    assert facts.roles == ['Odd; "one"', "app", "reader"]
+    assert facts.roles == ['Odd; "one"', "app", "it's", "reader"]
     assert (facts.missing_tablespaces, facts.server_major, facts.makes) == (["far"], 15, set())
 
 
@@ -114,6 +114,8 @@ def test_a_splitter_loses_nothing(data: bytes, size: int) -> None:
         b"SELECT $a$ ' $a$; \\! id\n",
         b"SELECT a$b$ FROM t; \\! id $b$\n",
         b"COPY t FROM PROGRAM 'id';\n",
+        b"COPY t FROM/**/PROGRAM 'id';\n",
+        b"COPY t (" + b", ".join(b'"%060d"' % n for n in range(1600)) + b") FROM PROGRAM 'id';\n",
         b"copy (SELECT 1) TO -- x\n program 'id';\n",
         b"SET standard_conforming_strings = off;\nSELECT 'a\\'; \\! id\n",
         b"SELECT E'\\\\'; \\! id\n",
@@ -160,6 +162,11 @@ def test_the_rows_of_a_copy_are_rows() -> None:
     assert pieces[-1] == (Kind.COMMAND, b"\\x\n")
 
 
+def test_a_wide_table_has_rows_too() -> None:
+    columns = b", ".join(b'"%060d"' % number for number in range(1600))
+    judged(HEADER + b"COPY t (" + columns + b") FROM stdin;\n\\! a row\n\\.\n" + TRAILER)
+
+
 def test_an_archive_says_where_it_comes_from() -> None:
     assert read_archive_header(ARCHIVE_15) == Origin("shop", 15, 15)
     for end in range(5, len(ARCHIVE_15)):
@@ -199,6 +206,21 @@ def test_a_tar_is_surveyed_whole() -> None:
     for second in (("a", tarfile.REGTYPE), ("a/b", tarfile.REGTYPE), ("a", tarfile.DIRTYPE)):
         with pytest.raises(IntegrityError, match="refused"):
             survey_tar([archive(("a", tarfile.REGTYPE), second)], "x")
+
+
+def test_remarks_of_other_tars_are_passed_over_unless_they_rename() -> None:
+    def made(name: str) -> bytes:
+        info, buffer = tarfile.TarInfo(name), io.BytesIO()
+        info.size, info.mtime = 3, 1.5  # as a file's own is, which makes a header
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as out:
+            out.addfile(info, io.BytesIO(b"15\n"))
+        return buffer.getvalue()
+
+    assert survey_tar([made("PG_VERSION")], "x").kept == {"PG_VERSION": b"15\n"}
+    plain = b"".join(without_remarks([made("PG_VERSION")]))
+    assert (plain[:10], plain[512:515], len(plain)) == (b"PG_VERSION", b"15\n", 2048)
+    with pytest.raises(IntegrityError, match="renames"):
+        survey_tar([made("ü" * 150)], "x")
 
 
 @pytest.mark.parametrize(
