@@ -22,6 +22,7 @@ BODY = (
     b"SET client_encoding = 'UTF8';\nSET SESSION AUTHORIZATION 'it''s';\nSET default_tablespace = far;\n"
     b"CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $_$ SELECT ';' || '\\! x' $_$;\n"
     b"/* \\! a /* nested ; */ ' */ CREATE TABLE t (a text); -- ' \\! b\n"
+    b"GRANT ALL ON t TO \"'it' is\";\n"
     b'ALTER TABLE t OWNER TO "Odd; ""one""";\nGRANT SELECT ON TABLE t TO app, reader WITH GRANT OPTION;\n'
     b"REVOKE ALL ON TABLE t FROM PUBLIC;\nCOMMENT ON TABLE t IS E'it\\'s \\\\! c';\n"
     b"COPY t (a) FROM stdin;\n\\! not a command;\n\\\\.\n'\n\\.\n\nINSERT INTO t VALUES ('\\! d', 'x;''y');\n"
@@ -79,7 +80,7 @@ def test_a_script_is_judged_alike_however_it_arrives(size: int) -> None:
     out, facts = judged(SCRIPT, size)
     assert (out, facts) == judged(SCRIPT)
     assert out == SCRIPT.replace(b"\\restrict abc\n", b"").replace(b"\\unrestrict abc\n", b"")
-    assert facts.roles == ['Odd; "one"', "app", "it's", "reader"]
+    assert facts.roles == ["'it' is", 'Odd; "one"', "app", "it's", "reader"]
     assert (facts.missing_tablespaces, facts.server_major, facts.makes) == (["far"], 15, set())
 
 
@@ -94,6 +95,17 @@ def test_a_splitter_loses_nothing(data: bytes, size: int) -> None:
         assert data.startswith(out)
     else:
         assert out == data
+
+
+@given(st.lists(st.sampled_from(["a ", "'", '"', "''", "x''y", "-", "/", "*", "$$", "\\", "E'", ";\n", "\n", "1"])))
+def test_the_quick_way_sees_what_the_thorough_one_sees(tokens: list[str]) -> None:
+    def seen(start: bytes) -> list[tuple[Kind, bytes]]:
+        splitter, found = Splitter(), list[tuple[Kind, bytes]]()
+        pieces = splitter.feed(start + b"SELECT " + "".join(tokens).encode() + b"\n")
+        found += [(piece.kind, piece.code) for piece in pieces]
+        return found
+
+    assert seen(b"/**/ ") == seen(b"")
 
 
 @pytest.mark.parametrize(
