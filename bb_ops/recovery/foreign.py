@@ -176,7 +176,10 @@ def _load(found: ForeignDump, target: Target, options: RecoverOptions, progress:
 
     climb_dump(climb, found)
     if not climb.measure(Level.L4, load):
-        raise climb.error or NotMeasured(climb.steps[Level.L4].evidence)
+        lacking = climb.steps[Level.L4].evidence
+        if "locale" in lacking and found.script.form != "plain" and options.database is None:
+            lacking += ": install it, or name a database of the locale C.UTF-8 with --database"
+        raise climb.error or NotMeasured(lacking)
     return climb, next(iter(addresses), None), spaces, done[0]
 
 
