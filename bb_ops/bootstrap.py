@@ -3,6 +3,7 @@
 A domain is imported by the method that makes its options: a command pays for what it does, 0.1 s less for most.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ from urllib.parse import urlparse
 
 from bb_ops.clock import Clock, SystemClock
 from bb_ops.dsn import Dsn
-from bb_ops.errors import SettingsError
+from bb_ops.errors import SettingsError, UsageError
 from bb_ops.invariants import Invariant, read_invariants
 from bb_ops.progress import Progress
 from bb_ops.repository.ids import SlotKey
+from bb_ops.repository.layout import MARKER
 from bb_ops.repository.reports import Level
 from bb_ops.repository.repository import KeyFiles, Repository
 from bb_ops.settings import RepositorySettings, Settings, process_environment, read_settings
@@ -29,10 +31,25 @@ if TYPE_CHECKING:
     from bb_ops.backup.wal_options import WalOptions
     from bb_ops.recovery.combine import CombineOptions
     from bb_ops.recovery.facts import Locate
+    from bb_ops.recovery.place import Place
     from bb_ops.recovery.recovery_target import RecoveryTarget
+    from bb_ops.repository.catalog import CatalogEntry
     from bb_ops.repository.drills import DrillReport
     from bb_ops.validation.denial import Denial
     from bb_ops.validation.restore_test import RestoreTestOptions
+
+
+@dataclass(frozen=True)
+class OurBackup:
+    """A backup of ours and where it is.
+
+    Attributes:
+        configured: The repository is one of those that are set, where proofs are recorded.
+    """
+
+    repository: Repository
+    entry: "CatalogEntry"
+    configured: bool
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,88 @@ class Operations:
             SettingsError: the file has faults.
         """
         return read_invariants(self.settings.invariants_file) if self.settings.invariants_file else ()
+
+    def place(self, source: str) -> "Place":
+        """Return the file or folder that a path or an address names.
+
+        Raises:
+            UsageError: there is none.
+        """
+        from bb_ops.recovery.place import Place  # noqa: PLC0415 - as above
+
+        if source.startswith("s3://"):
+            root, _, name = source.rstrip("/").rpartition("/")
+            if root.startswith("s3://"):
+                store = self._store_at(root)
+                if store.stat(name) is not None:
+                    return Place(store, name, None)
+            folder = self._store_at(source.rstrip("/"))
+            if next(iter(folder.objects("")), None) is None:
+                raise UsageError(f"{source}: there is nothing: check the address")
+            return Place(folder, None, None)
+        path = Path(os.path.abspath(source.removeprefix("file://")))  # noqa: PTH100 - resolve() would follow links
+        if path.is_dir():
+            return Place(LocalStore(path), None, path)
+        if path.is_file():
+            return Place(LocalStore(path.parent), path.name, path.parent)
+        if path.exists():
+            raise UsageError(f"{source} is neither a file nor a folder")
+        raise UsageError(
+            f"{source!r} is no backup id: see `bb-ops backup list`, or say latest; a file or folder is not there either"
+        )
+
+    def find(self, source: str, region: str | None) -> "OurBackup | None":
+        """Return our own backup that a SOURCE names: an id, ``latest``, a repository or one backup in it, by address.
+
+        Returns:
+            None where it is a place without a repository of ours.
+
+        Raises:
+            RepositoryMissing: there is no such backup.
+            UsageError: a region is given for an address, or nothing is there.
+        """
+        from bb_ops.recovery.source import is_place, named_backup  # noqa: PLC0415 - as above
+        from bb_ops.repository.catalog import read_catalog  # noqa: PLC0415 - as above
+
+        if not is_place(source):
+            repository = self.region(region)
+            return OurBackup(repository, read_catalog(repository).find(source), configured=True)
+        if region is not None:
+            raise UsageError("--region belongs to a backup's id: an address says itself where it is")
+        named = named_backup(source)
+        found = self._repository_at(named.root if named else source, named.cluster if named else None)
+        if found is None:
+            return None
+        repository, configured = found
+        entry = read_catalog(repository).find(named.backup_id if named else "latest")
+        return OurBackup(repository, entry, configured=configured)
+
+    def _repository_at(self, address: str, cluster: str | None) -> tuple[Repository, bool] | None:
+        """Return the repository at an address, and whether it is one of the configured; None where there is none."""
+        address = address.rstrip("/")
+        if not address.startswith("s3://"):
+            address = f"file://{os.path.abspath(address.removeprefix('file://'))}"  # noqa: PTH100 - as above
+        for place in (self.settings.repository, self.settings.replica):
+            if place is not None and place.url == address and cluster in {None, self.settings.cluster}:
+                return self._repository(place), True
+        store = self._store_at(address)
+        if address.startswith("file://") and not Path(address.removeprefix("file://")).is_dir():
+            return None
+        if store.stat(MARKER) is None:
+            return None
+        known = store.children("")
+        if cluster is None and self.settings.cluster not in known and len(known) == 1:
+            cluster = known[0]
+        return Repository(store, address, cluster or self.settings.cluster, self._keys, self.clock), False
+
+    def _store_at(self, address: str) -> ObjectStore:
+        """Return a store at any address, reached as the configured one in the same bucket is, else as the first."""
+        if not address.startswith("s3://"):
+            return LocalStore(Path(address.removeprefix("file://")))
+        bucket = urlparse(address).netloc
+        configured = [one for one in (self.settings.repository, self.settings.replica) if one is not None]
+        same = [one for one in configured if one.url.startswith("s3://") and urlparse(one.url).netloc == bucket]
+        return _store(replace(same[0] if same else self.settings.elsewhere, url=address))
 
     def full_backup_options(self, *, slot: SlotKey | None = None, new_lineage: bool = False) -> "FullBackupOptions":
         """Return how full backups are taken."""
@@ -181,15 +280,18 @@ class Operations:
         )
 
     def _repository(self, place: RepositorySettings) -> Repository:
+        return Repository(_store(place), place.region, self.settings.cluster, self._keys, self.clock)
+
+    @property
+    def _keys(self) -> KeyFiles:
         settings = self.settings
-        keys = KeyFiles(
+        return KeyFiles(
             encryption=settings.encryption,
             recipients=settings.recipients_file,
             identity=settings.identity_file,
             signing=settings.signing_key_file,
             signing_public=settings.signing_public_key_file,
         )
-        return Repository(_store(place), place.region, settings.cluster, keys, self.clock)
 
 
 def operations(settings: Settings | None = None, clock: Clock | None = None) -> Operations:

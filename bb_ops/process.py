@@ -164,6 +164,7 @@ def reading(
     timeout_s: float,
     env: Mapping[str, str] | None = None,
     run_as: Account | None = None,
+    stdin: int | None = NOWHERE,
 ) -> Iterator[Iterator[bytes]]:
     """Run a program and yield what it writes to its standard output, piece by piece, as it comes.
 
@@ -172,7 +173,7 @@ def reading(
     Raises:
         ProgramFailed: it could not start, ran over ``timeout_s``, or ended with a code other than 0.
     """
-    child = start(argv, env=env, run_as=run_as, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = start(argv, env=env, run_as=run_as, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with _attended(child, argv, timeout_s) as attended:
         yield attended.pieces()
 

@@ -54,6 +54,7 @@ class Settings:
     Attributes:
         database: The server to back up.
         cluster: The name of the database cluster inside the repositories.
+        elsewhere: How to reach buckets that hold no repository of ours; its ``url`` is empty.
         encryption: ``age``, or ``none`` by explicit wish only.
         recipients_file: age public keys, one a line; all that a backup needs.
         identity_file: age secret key; needed only where restores run.
@@ -98,6 +99,7 @@ class Settings:
     wal_partial_interval_s: float
     wal_both_regions: bool
     wal_retained_limit_bytes: int
+    elsewhere: RepositorySettings
 
 
 def read_settings(environment: Mapping[str, str] | None = None, directory: Path | None = None) -> Settings:
@@ -142,6 +144,7 @@ def read_settings(environment: Mapping[str, str] | None = None, directory: Path 
         wal_both_regions=reader.parsed("BB_OPS_WAL_BOTH_REGIONS", _switch) or False,
         wal_retained_limit_bytes=(reader.parsed("BB_OPS_WAL_RETAINED_LIMIT_MIB", _whole_number(16, 1 << 30)) or 4096)
         << 20,
+        elsewhere=_access(reader, "BB_OPS_S3", "AWS_DEFAULT_REGION", ""),
     )
     if settings.repository and settings.replica:
         reader.check_two_places(settings.repository, settings.replica)
@@ -216,7 +219,7 @@ class _Reader:
     def raise_faults(self) -> None:
         """Raise one error with every fault found."""
         if self._faults:
-            raise SettingsError("settings: " + "; ".join(self._faults))
+            raise SettingsError("settings: " + "; ".join(dict.fromkeys(self._faults)))
 
 
 def _repository(  # noqa: PLR0913 - the predecessor's names follow no pattern
@@ -226,14 +229,19 @@ def _repository(  # noqa: PLR0913 - the predecessor's names follow no pattern
     url = reader.parsed(f"BB_OPS_{role}", _repository_url) or (f"s3://{bucket}/{_BUCKET_PREFIX}" if bucket else None)
     if url is None:
         return None
+    found = _access(reader, s3, region_variable, url)
+    aws_region = found.aws_region if url.startswith("s3://") else None
+    return replace(found, region=aws_region or default_region, aws_region=aws_region)
+
+
+def _access(reader: _Reader, s3: str, region_variable: str, url: str) -> RepositorySettings:
     access_key, secret_key = reader.text(f"{s3}_ACCESS_KEY_ID"), reader.secret(f"{s3}_SECRET_ACCESS_KEY")
     if bool(access_key) != bool(secret_key):
         reader.note(f"{s3}_ACCESS_KEY_ID and {s3}_SECRET_ACCESS_KEY belong together: set both or neither")
-    aws_region = reader.text(region_variable) if url.startswith("s3://") else None
     return RepositorySettings(
-        region=aws_region or default_region,
+        region="",
         url=url,
-        aws_region=aws_region,
+        aws_region=reader.text(region_variable),
         endpoint_url=reader.parsed(f"{s3}_ENDPOINT_URL", _http_url),
         access_key_id=access_key,
         secret_access_key=SecretStr(secret_key) if secret_key else None,

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
-from bb_ops.bootstrap import operations
+from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
+from bb_ops.errors import BbOpsError, UsageError
 from bb_ops.findings import Outcome
+from bb_ops.progress import Progress
 from bb_ops.recovery.cluster import plan_cluster, recover_cluster
-from bb_ops.recovery.full import RecoverOptions, Recovery
-from bb_ops.repository.catalog import read_catalog
+from bb_ops.recovery.foreign import plan_foreign, recover_foreign
+from bb_ops.recovery.full import RecoverOptions, RecoverPlan, Recovery
 
 _NOT_MEASURED = 13
 _BAD_STATE = 4
@@ -17,36 +19,48 @@ DEFAULT_PORT = 5433
 
 
 @click.command("full")
-@click.argument("source", metavar="ID|latest")
+@click.argument("source", metavar="ID|latest|PATH|URL")
 @click.option("--into", required=True, type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
 @click.option("--region", help="Take the backup from this region's repository.")
+@click.option("--database", help="Load a foreign dump of one database into this one.  [default: its own, or postgres]")
 @click.option("--start", is_flag=True, help="Leave a server running there, with archiving off.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option("--dry-run", is_flag=True, help="Show what would be restored.")
 @json_option
 def full(  # noqa: PLR0913 - one option each
-    *, source: str, into: Path, region: str | None, start: bool, port: int, dry_run: bool, as_json: bool
+    *,
+    source: str,
+    into: Path,
+    region: str | None,
+    database: str | None,
+    start: bool,
+    port: int,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Restore the backup SOURCE into an empty directory and check it against PostgreSQL's own manifest.
 
-    A logical or schema backup is loaded into a new cluster there, after every byte of it was verified.
+    SOURCE is a backup's id, `latest`, or a path or s3:// address: of a repository, of one backup in it, or of what
+    others made, recognised by its content: dumps of pg_dump and pg_dumpall in every format and base backups of
+    pg_basebackup, as they are or compressed by gzip or zstd. Dumps are loaded into a new cluster, after all of them
+    was read and judged. A dump is a program that runs as superuser of that cluster: take it from whom you trust.
 
-    Exit 0 when every check passed, 13 when PostgreSQL's programs to check it are missing, 5 when it is damaged.
+    Exit 0 when every check passed, 13 when one could not be made, 5 when the source is damaged or would lead out of
+    the directory, 2 when it is nothing that can be restored here.
     """
     ops = operations()
-    repository = ops.region(region)
-    entry = read_catalog(repository).find(source)
-    options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user)
+    options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user, database=database)
     if dry_run:
-        plan = plan_cluster(repository, entry, options)
-        size = human_bytes(plan.restore_bytes)
+        with progress_bar() as progress:
+            plan = _plan(ops, source, region, options, progress)
         if as_json:
             emit(plan.model_dump(mode="json"))
         else:
-            click.echo(f"would restore {plan.backup_id} from {plan.region} ({size}) into {plan.into}")
+            size = human_bytes(plan.restore_bytes)
+            click.echo(f"would restore {_name(plan)} ({size}) into {plan.into}")
         return 0
     with progress_bar() as progress:
-        done, error = recover_cluster(repository, entry, options, progress)
+        done, error = _recover(ops, source, region, options, progress)
     if as_json:
         emit(done.model_dump(mode="json"))
     else:
@@ -59,10 +73,12 @@ def full(  # noqa: PLR0913 - one option each
 def print_recovery(done: Recovery) -> None:
     """Print for a person what a recovery did."""
     size = human_bytes(done.restored_bytes)
-    click.echo(f"{done.backup_id} from {done.region}: {size} in {done.duration_s} s into {done.data_directory}")
+    click.echo(f"{_name(done)}: {size} in {done.duration_s} s into {done.data_directory}")
     if done.found_bytes:
         click.echo(f"{human_bytes(done.found_bytes)} of it an interrupted run had restored already")
-    at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
+    at = "an instant that it does not say"
+    if done.recovered_to_at is not None:
+        at = f"{done.recovered_to_at:%Y-%m-%d %H:%M:%S} UTC ({done.recovered_to_lsn})"
     click.echo(f"shows the state of {at}, proven {done.proof}")
     for step in done.steps:
         click.echo(f"  {step.level} {step.outcome:14} {step.evidence}")
@@ -75,3 +91,30 @@ def print_recovery(done: Recovery) -> None:
 def exit_code_of(done: Recovery) -> int:
     """Return how a command ends whose recovery raised no error."""
     return {Outcome.PASS: 0, Outcome.FAIL: _BAD_STATE, Outcome.NOT_MEASURED: _NOT_MEASURED}[done.outcome]
+
+
+def _plan(ops: Operations, source: str, region: str | None, options: RecoverOptions, progress: Progress) -> RecoverPlan:
+    ours = ops.find(source, region)
+    if ours is None:
+        return plan_foreign(ops.place(source), options, ops.settings.scratch_directory, progress)
+    _refuse_database(options)
+    return plan_cluster(ours.repository, ours.entry, options)
+
+
+def _recover(
+    ops: Operations, source: str, region: str | None, options: RecoverOptions, progress: Progress
+) -> tuple[Recovery, BbOpsError | None]:
+    ours = ops.find(source, region)
+    if ours is None:
+        return recover_foreign(ops.place(source), options, ops.settings.scratch_directory, progress)
+    _refuse_database(options)
+    return recover_cluster(ours.repository, ours.entry, options, progress)
+
+
+def _refuse_database(options: RecoverOptions) -> None:
+    if options.database is not None:
+        raise UsageError("--database is for dumps that others made: our backups name their databases themselves")
+
+
+def _name(done: RecoverPlan | Recovery) -> str:
+    return f"{done.source} ({done.form})" if done.backup_id is None else f"{done.backup_id} from {done.region}"

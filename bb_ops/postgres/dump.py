@@ -4,19 +4,22 @@ Nothing is staged: pg_dump's custom format goes through a pipe, without compress
 the programs by their environment, never by an argument.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from bb_ops import process
 from bb_ops.dsn import Dsn
-from bb_ops.errors import UsageError
+from bb_ops.errors import ProgramFailed, UsageError
 from bb_ops.postgres.connection import connect, connection_string
 from bb_ops.postgres.programs import Programs
-from bb_ops.process import Fed
+from bb_ops.process import Account, Fed
 
 _TIMEOUT_S = 24 * 3600.0
 _LOCK_WAIT_MS = 300_000
@@ -36,6 +39,7 @@ class Client:
     programs: Programs
     dsn: Dsn
     environment: Mapping[str, str]
+    run_as: Account | None = None
 
     def version(self) -> str:
         """Return the programs' version, such as ``18.1``."""
@@ -208,6 +212,60 @@ def loading_dump(client: Client, maintenance_db: str) -> AbstractContextManager[
     )
 
 
+@contextmanager
+def scripting(
+    programs: Programs, form: str, source: Path | Iterable[bytes], *, create: bool
+) -> Iterator[Iterator[bytes]]:
+    """Turn an archive of pg_dump into a script, and so read all of it; no server is asked.
+
+    Args:
+        programs: Whose pg_restore reads it.
+        form: ``custom``, ``tar`` or ``directory``.
+        source: Where it is, or its bytes, which are read to their end.
+        create: The script makes the archive's own database.
+
+    Raises:
+        ProgramFailed: the archive is damaged, or not known to this version.
+    """
+    options = ["--create"] if create else []
+    argv: list[str | Path] = [programs.path("pg_restore"), f"--format={form}", "--file=-", *options]
+    if isinstance(source, Path):
+        with process.reading([*argv, source], timeout_s=_TIMEOUT_S) as pieces:
+            yield pieces
+        return
+    abandoned = Event()
+    theirs, ours = os.pipe()
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as pool:
+        try:
+            with process.reading(argv, timeout_s=_TIMEOUT_S, stdin=theirs) as pieces:
+                os.close(theirs)
+                feeding = pool.submit(_feed, ours, source, abandoned)
+                yield _then(pieces, feeding)
+        finally:
+            abandoned.set()
+
+
+def _feed(pipe: int, source: Iterable[bytes], abandoned: Event) -> None:
+    """Write everything; what comes behind an archive's end is still read, since it holds the checksum."""
+    with os.fdopen(pipe, "wb") as sink:
+        for piece in source:
+            if abandoned.is_set():
+                return
+            with suppress(BrokenPipeError):
+                sink.write(piece)
+                sink.flush()
+
+
+def _then(pieces: Iterator[bytes], feeding: Future[None]) -> Iterator[bytes]:
+    """Yield a program's output; an error of what it was fed with comes before its own complaint."""
+    try:
+        yield from pieces
+    except ProgramFailed:
+        feeding.result()
+        raise
+    feeding.result()
+
+
 def loading_script(client: Client, maintenance_db: str) -> AbstractContextManager[Fed]:
     """Run a script that is fed; the first error ends it.
 
@@ -226,6 +284,7 @@ def loading_script(client: Client, maintenance_db: str) -> AbstractContextManage
         ],
         timeout_s=_TIMEOUT_S,
         env=client.environment,
+        run_as=client.run_as,
     )
 
 

@@ -40,6 +40,7 @@ class RecoverOptions:
         start: Leave a server running there.
         port: Its port on the loopback address.
         invariants: What must be true of the application's data in a copy of a moment.
+        database: Where a foreign dump of one database goes; None where it says itself.
     """
 
     into: Path
@@ -48,6 +49,7 @@ class RecoverOptions:
     pg_bindirs: tuple[Path, ...]
     server_user: str | None
     invariants: tuple[Invariant, ...] = ()
+    database: str | None = None
 
 
 class Recovery(Value):
@@ -63,6 +65,9 @@ class Recovery(Value):
         duration_s: From the start to a checked directory, or to a server that answers.
         proof: The highest proof level that this copy showed.
         outcome: The worst answer of the levels that were tried.
+        backup_id: None, like the region and where it was recovered to, for what others made and does not say it.
+        source: Where that was.
+        form: What it was.
         target: The moment, as it can be typed; None for a backup as it is.
         plan_hash: Of the plan that was executed; None likewise, as all that follows.
         timeline: The copy's own, new one.
@@ -73,14 +78,16 @@ class Recovery(Value):
     """
 
     schema_id: str = "bb-ops/recovery/1"
-    backup_id: str
-    region: str
+    backup_id: str | None
+    region: str | None
+    source: str | None = None
+    form: str | None = None
     data_directory: Path
     tablespaces: dict[int, Path]
     port: int | None
     connection_string: str | None
-    recovered_to_at: datetime
-    recovered_to_lsn: str
+    recovered_to_at: datetime | None
+    recovered_to_lsn: str | None
     restored_bytes: int
     found_bytes: int = 0
     duration_s: float
@@ -102,16 +109,20 @@ class RecoverPlan(Value):
     Attributes:
         chain: What is restored and joined, the full first; a dump's alone.
         restore_bytes: Room that it takes.
+        source: Where it is, for what others made; see ``Recovery``.
+        form: What it is, likewise.
     """
 
     schema_id: str = "bb-ops/recovery-plan/1"
-    backup_id: str
+    backup_id: str | None
     chain: tuple[BackupId, ...]
-    region: str
+    region: str | None
+    source: str | None = None
+    form: str | None = None
     into: Path
     restore_bytes: int
-    recovered_to_at: datetime
-    recovered_to_lsn: str
+    recovered_to_at: datetime | None
+    recovered_to_lsn: str | None
 
 
 def plan_full(repository: Repository, entry: CatalogEntry, options: RecoverOptions) -> RecoverPlan:

@@ -7,7 +7,7 @@ database comes first, then each database; the first error ends it. Every byte is
 import io
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -26,7 +26,7 @@ from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.progress import Progress
 from bb_ops.recovery.target import Target
 from bb_ops.repository.ids import BackupKind
-from bb_ops.repository.manifest import LogicalCommit, ObjectRole, StoredDatabase, StoredObject
+from bb_ops.repository.manifest import LocaleFacts, LogicalCommit, ObjectRole, StoredDatabase, StoredObject
 from bb_ops.repository.repository import Repository
 
 CONFIGURATION = "postgresql.conf"
@@ -35,11 +35,11 @@ CONFIGURATION_PARTIAL = "postgresql.conf.bb_ops-partial"
 _NEW = "bb_ops-initdb"
 _TIMEOUT_S = 600.0
 _SYNC_TIMEOUT_S = 4 * 3600.0
-_EMPTY_CLUSTER_BYTES = 64 << 20
+EMPTY_CLUSTER_BYTES = 64 << 20
 _TAIL_BYTES = 4096
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 # An option of the connection wins over what databases and roles set for their sessions.
-_LOADING = "-c default_transaction_read_only=off -c synchronous_commit=off -c maintenance_work_mem=128MB"
+LOADING = "-c default_transaction_read_only=off -c synchronous_commit=off -c maintenance_work_mem=128MB"
 _LACKING = (
     "is not available",
     "could not open extension control file",
@@ -55,7 +55,7 @@ _LOCATION = re.compile(r"^(CREATE TABLESPACE .*) LOCATION '.*';$")
 
 def needed_bytes(commit: LogicalCommit) -> int:
     """Return how much room a load takes: as much as the databases took at the source."""
-    return sum(database.size_bytes for database in commit.databases) + _EMPTY_CLUSTER_BYTES
+    return sum(database.size_bytes for database in commit.databases) + EMPTY_CLUSTER_BYTES
 
 
 def not_continuous(commit: LogicalCommit) -> str:
@@ -140,11 +140,12 @@ class Dump:
             IntegrityError: an object is damaged.
         """
         watch = Stopwatch()
-        _make_cluster(self.programs, self.commit, target)
         superuser = self.commit.superuser
+        make_cluster(self.programs, self.commit.locale, superuser, target)
+        make_tablespaces(target, (space.oid for space in self.commit.tablespaces))
         with throw_away_server(self.programs, target.directory, superuser, target.owner, _TIMEOUT_S) as server:
-            client = replace(dump.client(self.programs, server.dsn), environment={"PGOPTIONS": _LOADING})
-            with _blaming_host():
+            client = replace(dump.client(self.programs, server.dsn), environment={"PGOPTIONS": LOADING})
+            with blaming_host():
                 with dump.loading_script(client, "template1") as fed:
                     fed.write(local_globals(self.globals(), self.commit, target).encode("utf-8", "surrogateescape"))
                 done = 0
@@ -239,24 +240,24 @@ def _expect_end(name: str, tail: bytes, mark: bytes) -> None:
         raise IntegrityError(f"the script of {name} ends before its end")
 
 
-def _make_cluster(programs: Programs, commit: LogicalCommit, target: Target) -> None:
-    """Run initdb as the source's cluster was made. It wants an empty directory, and ours bears a mark.
+def make_cluster(programs: Programs, locale: LocaleFacts, superuser: str, target: Target) -> None:
+    """Run initdb in a prepared target. It wants an empty directory, and ours bears a mark.
 
     Its directory is new each time: what a killed run's initdb still does for a moment, it does elsewhere.
     """
-    new, locale = target.directory / f"{_NEW}-{secrets.token_hex(4)}", commit.locale
+    new = target.directory / f"{_NEW}-{secrets.token_hex(4)}"
     new.mkdir(mode=0o700)
     target.chown(new)
     options = [f"--encoding={locale.encoding}", f"--lc-collate={locale.collate}", f"--lc-ctype={locale.ctype}"]
     if locale.provider != "c":
         provider = _PROVIDERS[locale.provider]
         options += [f"--locale-provider={provider}", f"--{provider}-locale={locale.locale}"]
-    with _blaming_host():
+    with blaming_host():
         process.run(
             [
                 programs.path("initdb"),
                 f"--pgdata={new}",
-                f"--username={commit.superuser}",
+                f"--username={superuser}",
                 "--auth=trust",
                 "--data-checksums",
                 "--no-sync",
@@ -269,8 +270,12 @@ def _make_cluster(programs: Programs, commit: LogicalCommit, target: Target) -> 
     for path in new.iterdir():
         path.rename(target.directory / (CONFIGURATION_PARTIAL if path.name == CONFIGURATION else path.name))
     new.rmdir()
-    for space in commit.tablespaces:
-        folder = target.tablespaces / str(space.oid)
+
+
+def make_tablespaces(target: Target, names: Iterable[int]) -> None:
+    """Make an empty folder for each tablespace."""
+    for name in names:
+        folder = target.tablespaces / str(name)
         for path in (target.tablespaces, folder):
             path.mkdir(mode=0o700, exist_ok=True)
             target.chown(path)
@@ -285,7 +290,12 @@ def _drop(dsn: Dsn, maintenance: str, name: str) -> None:
 
 
 @contextmanager
-def _blaming_host() -> Iterator[None]:
+def blaming_host() -> Iterator[None]:
+    """Tell what this host lacks from what is wrong with a dump.
+
+    Raises:
+        NotMeasured: a program failed for want of an extension or a locale here.
+    """
     try:
         yield
     except ProgramFailed as error:

@@ -133,7 +133,7 @@ def extract_backup(  # noqa: PLR0913 - each is a separate fact
     """
     with writing_below(target.directory):
         for space in commit.tablespaces:
-            _make_tablespace(target, space.oid)
+            make_tablespace(target, space.oid)
     archives = archives_of(commit, with_wal=with_wal)
     missing = [entry for entry in archives if part_key(commit, entry) not in parts]
     without = None if with_wal else "pg_wal"
@@ -244,7 +244,8 @@ def _read(repository: Repository, commit: BackupCommit, role: ObjectRole) -> byt
     return buffer.getvalue()
 
 
-def _make_tablespace(target: Target, oid: int) -> None:
+def make_tablespace(target: Target, oid: int) -> None:
+    """Make the folder of a tablespace, and the link that leads to it."""
     folder = target.tablespaces / str(oid)
     for path in (target.tablespaces, folder, target.directory / "pg_tblspc"):
         path.mkdir(mode=0o700, exist_ok=True)

@@ -24,11 +24,21 @@ def prove(
     """
     key = repository.signing_key
     del key
-    if isinstance(entry.commit, LogicalCommit):
-        result = run_load_test(repository, entry, entry.commit, options, clock, progress)
-    else:
-        result = run_restore_test(repository, entry, options, clock, progress)
+    result = climb(repository, entry, options, clock, progress)
     return replace(result, proof=repository.record_proof(entry.commit, result.proof))
+
+
+def climb(
+    repository: Repository, entry: CatalogEntry, options: RestoreTestOptions, clock: Clock, progress: Progress
+) -> RestoreTestResult:
+    """Climb the ladder with one backup and record nothing.
+
+    Raises:
+        TargetRefused: there is no room for the throw-away copy.
+    """
+    if isinstance(entry.commit, LogicalCommit):
+        return run_load_test(repository, entry, entry.commit, options, clock, progress)
+    return run_restore_test(repository, entry, options, clock, progress)
 
 
 def prove_slot(
