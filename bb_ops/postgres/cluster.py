@@ -1,6 +1,7 @@
 """What a server is and allows, asked before any work begins."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 
@@ -20,6 +21,11 @@ SELECT current_setting('server_version_num')::int,
        pg_is_in_recovery(),
        (SELECT count(*) FROM pg_stat_progress_basebackup)
 FROM pg_roles r WHERE r.rolname = current_user
+"""
+_NEWEST = """
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, clock_timestamp(), system_identifier::text,
+       current_setting('port')::int
+FROM pg_control_system()
 """
 OLDEST_VERSION = 150000
 """The one-stream form of BASE_BACKUP came with PostgreSQL 15."""
@@ -59,6 +65,36 @@ def read_facts(dsn: Dsn) -> ServerFacts:
         except psycopg.Error as error:
             raise unusable(dsn, str(error)) from None
     return ServerFacts(*row)  # type: ignore[misc]  # the columns of _FACTS, in order
+
+
+@dataclass(frozen=True)
+class Newest:
+    """How far a running server is; a control file knows only the newest checkpoint.
+
+    Attributes:
+        next_xid: The next transaction's number, its epoch included.
+        at: When that was so.
+        port: Its own, whatever stands between.
+    """
+
+    next_xid: int
+    at: datetime
+    system_id: str
+    port: int
+
+
+def read_newest(dsn: Dsn) -> Newest:
+    """Ask a server how far it is.
+
+    Raises:
+        ServerUnusable: it cannot be reached or refuses us.
+    """
+    with connect(dsn) as connection:
+        try:
+            row = connection.execute(_NEWEST).fetchone()
+        except psycopg.Error as error:
+            raise unusable(dsn, str(error)) from None
+    return Newest(*row)  # type: ignore[misc]  # the columns of _NEWEST, in order
 
 
 def refusals(facts: ServerFacts) -> list[str]:
