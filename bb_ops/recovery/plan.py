@@ -37,6 +37,7 @@ class RecoveryPlan(Value):
         others: Why other backups do not serve, nearest first.
         refusals: Why it cannot be, with the nearest possible targets; empty where it can.
         plan_hash: Of everything that is decided here; not of what was only estimated.
+        replaces: The data directory that the copy is to take the place of; None where it stays beside.
     """
 
     schema_id: str = "bb-ops/recovery-plan/2"
@@ -62,6 +63,7 @@ class RecoveryPlan(Value):
     others: tuple[Rejected, ...]
     refusals: tuple[str, ...]
     plan_hash: str
+    replaces: Path | None = None
 
 
 @dataclass(frozen=True)

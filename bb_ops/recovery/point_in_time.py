@@ -20,6 +20,7 @@ from bb_ops.recovery.chain import require_programs, restore_backup
 from bb_ops.recovery.checks import add_page_checksums, check_contents, check_structure_of_kept, check_wal
 from bb_ops.recovery.choice import Candidate
 from bb_ops.recovery.full import RecoverOptions, Recovery
+from bb_ops.recovery.journal import Proven, forget_proven, remember_proven
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.plan import RecoveryPlan
 from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
@@ -197,6 +198,7 @@ def recover_point(
     """
     started_at, watch = clock.now(), Stopwatch()
     target, programs = check_job(job, options)
+    forget_proven(target.directory)
     climb = Climb(level)
     invariants = InvariantResults()
     with recovered_copy(job, target, programs, climb, progress, durable=True) as copy:
@@ -207,7 +209,8 @@ def recover_point(
         if running is not None and options.invariants:
             progress("invariants", 0, None)
             invariants = check_invariants(running.server.dsn, options.invariants, INVARIANTS_DEADLINE_S)
-    address = _finish(job, options, target, programs, climb, copy)
+    name = f"{started_at:%Y%m%dT%H%M%S%fZ}"
+    address = _finish(job, options, target, programs, climb, copy, name, invariants.outcome)
     commit, replayed_ = job.best.commit, copy.replayed
     recovery = Recovery(
         backup_id=commit.id,
@@ -238,9 +241,19 @@ def recover_point(
 
 
 def _finish(  # noqa: PLR0913 - one fact each
-    job: Job, options: RecoverOptions, target: Target, programs: Programs, climb: Climb, copy: Copy
+    job: Job,
+    options: RecoverOptions,
+    target: Target,
+    programs: Programs,
+    climb: Climb,
+    copy: Copy,
+    name: str,
+    invariants: Outcome,
 ) -> str | None:
-    """Hand a copy that reached its target over to its user, and start a server on it where that is wished."""
+    """Hand a copy that reached its target over to its user, and start a server on it where that is wished.
+
+    What was proven of it is kept beside it, last of all: a switch relies on that.
+    """
     if copy.restored is None or copy.replayed is None:
         return None
     if Level.L5 in climb.steps and climb.steps[Level.L5].outcome == Outcome.PASS:
@@ -251,12 +264,31 @@ def _finish(  # noqa: PLR0913 - one fact each
     forget_replay(target.directory)
     keep_from_archiving(copy.restored)
     make_durable(target)
+    if worst((climb.outcome, invariants)) == Outcome.PASS and climb.reached is not None:
+        remember_proven(target.directory, _proven(job, copy.replayed, climb.reached, target, name))
     finish_target(target)
     if not options.start:
         return None
     superuser = job.best.commit.superuser
     server = start_server(programs, target.directory, superuser, target.owner, options.port, _START_TIMEOUT_S)
     return server.url
+
+
+def _proven(job: Job, done: Replayed, reached: Level, target: Target, name: str) -> Proven:
+    return Proven(
+        id=name,
+        plan_hash=job.plan.plan_hash,
+        cluster=job.repository.cluster,
+        backup_id=job.best.commit.id,
+        region=job.repository.region,
+        target=str(job.target),
+        level=reached.name,
+        system_id=job.best.commit.system_id,
+        timeline=done.timeline,
+        recovered_to_at=shown_at(job, done),
+        recovered_to_lsn=str(done.ended_at_lsn),
+        inode=target.directory.stat().st_ino,
+    )
 
 
 def shown_at(job: Job, done: Replayed | None) -> datetime:

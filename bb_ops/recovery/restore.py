@@ -25,10 +25,11 @@ from bb_ops.storage.sealed import share_interpreter
 _LOGGER = logging.getLogger(__name__)
 _MOST_THREADS = 8
 _WAL_PARTS = "wal."
-_NO_ARCHIVING = b"""\
+NO_ARCHIVING = b"""\
 # bb_ops: a restored copy must not write into the archive of the server that it came from.
 archive_mode = 'off'
 """
+"""Ends the configuration of every restored copy, until a switch makes it the cluster."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ def keep_from_archiving(restored: Restored) -> None:
     path = restored.target.directory / "postgresql.auto.conf"
     with writing_below(restored.target.directory), path.open("a+b") as handle:
         handle.seek(0)
-        if not handle.read().endswith(_NO_ARCHIVING):
-            handle.write(_NO_ARCHIVING)
+        if not handle.read().endswith(NO_ARCHIVING):
+            handle.write(NO_ARCHIVING)
     path.chmod(0o600)
     restored.target.chown(path)
 
