@@ -12,7 +12,7 @@ from bb_ops.recovery.events import Kind
 from bb_ops.repository.catalog import read_catalog
 
 _NOT_MEASURED = 13
-_DEFAULT_ROWS = 1000
+DEFAULT_ROWS = 1000
 
 
 @click.command("events")
@@ -25,7 +25,7 @@ _DEFAULT_ROWS = 1000
     type=click.Choice([one.value for one in Kind]),
     help="Only these; may be repeated.",
 )
-@click.option("--rows", default=_DEFAULT_ROWS, show_default=True, type=click.IntRange(1), help="Least deleted rows.")
+@click.option("--rows", default=DEFAULT_ROWS, show_default=True, type=click.IntRange(1), help="Least deleted rows.")
 @click.option("--database", metavar="NAME", help="Only of this database, and of those whose name is not known.")
 @click.option("--limit", type=click.IntRange(1), help="Only the newest of them.")
 @click.option("--region", help="Read this region's repository.")

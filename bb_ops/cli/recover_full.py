@@ -6,6 +6,7 @@ import click
 
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
+from bb_ops.cli.recover_authority import Authority, authority_options
 from bb_ops.errors import BbOpsError, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.progress import Progress
@@ -20,21 +21,29 @@ DEFAULT_PORT = 5433
 
 @click.command("full")
 @click.argument("source", metavar="ID|latest|PATH|URL")
-@click.option("--into", required=True, type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
+@click.option("--into", type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
+@click.option(
+    "--replace", type=click.Path(path_type=Path), help="Let the copy take this data directory's place, once confirmed."
+)
 @click.option("--region", help="Take the backup from this region's repository.")
 @click.option("--database", help="Load a foreign dump of one database into this one.  [default: its own, or postgres]")
 @click.option("--start", is_flag=True, help="Leave a server running there, with archiving off.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
+@authority_options
 @click.option("--dry-run", is_flag=True, help="Show what would be restored.")
 @json_option
 def full(  # noqa: PLR0913 - one option each
     *,
     source: str,
-    into: Path,
+    into: Path | None,
+    replace: Path | None,
     region: str | None,
     database: str | None,
     start: bool,
     port: int,
+    yes: bool,
+    plan_hash: str | None,
+    other_system: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -45,10 +54,31 @@ def full(  # noqa: PLR0913 - one option each
     pg_basebackup, as they are or compressed by gzip or zstd. Dumps are loaded into a new cluster, after all of them
     was read and judged. A dump is a program that runs as superuser of that cluster: take it from whom you trust.
 
+    With --replace PGDATA the copy, proven on a timeline of its own, takes the place of that data directory; see
+    `bb-ops recover point-in-time`.
+
     Exit 0 when every check passed, 13 when one could not be made, 5 when the source is damaged or would lead out of
     the directory, 2 when it is nothing that can be restored here.
     """
     ops = operations()
+    if replace is not None:
+        from bb_ops.cli.recover_point import replace_by_backup  # noqa: PLC0415 - which prints as this module does
+
+        authority = Authority(yes, plan_hash)
+        return replace_by_backup(
+            ops,
+            source,
+            region,
+            into,
+            replace,
+            authority,
+            start=start,
+            other_system=other_system,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+    if into is None or yes or plan_hash or other_system:
+        raise UsageError("give --into DIR for a copy beside; --yes, --plan and --other-system go with --replace")
     options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user, database=database)
     if dry_run:
         with progress_bar() as progress:

@@ -7,13 +7,16 @@ import click
 
 from bb_ops.bootstrap import Operations, operations
 from bb_ops.cli.output import emit, human_bytes, human_duration, json_option, progress_bar
+from bb_ops.cli.recover_authority import Authority, authority_options
 from bb_ops.cli.recover_full import DEFAULT_PORT, exit_code_of, print_recovery
-from bb_ops.errors import BbOpsError
+from bb_ops.cli.recover_replace import Replacement, called, plan_replacement, recover_and_replace, refuse_start
+from bb_ops.errors import BbOpsError, UsageError
 from bb_ops.recovery.full import RecoverOptions
 from bb_ops.recovery.plan import RecoveryPlan
 from bb_ops.recovery.planning import plan_recovery, require_job
 from bb_ops.recovery.point_in_time import Job, check_job, recover_point
-from bb_ops.recovery.recovery_target import parse_target
+from bb_ops.recovery.recovery_target import TargetKind, parse_target
+from bb_ops.repository.manifest import LogicalCommit
 from bb_ops.repository.reports import Level
 
 _LEVELS = [Level.L4.name, Level.L5.name]
@@ -42,6 +45,8 @@ def target_options(function: Callable[..., object]) -> Callable[..., object]:
 @click.argument("target", default="latest", metavar="[TARGET]")
 @target_options
 @click.option("--into", type=click.Path(path_type=Path), help="Where the copy would go; the hash binds it.")
+@click.option("--replace", type=click.Path(path_type=Path), help="The data directory to be replaced; bound likewise.")
+@click.option("--other-system", is_flag=True, help="Also where that holds another system.")
 @json_option
 def plan(  # noqa: PLR0913 - one option each
     *,
@@ -51,6 +56,8 @@ def plan(  # noqa: PLR0913 - one option each
     timeline: int | None,
     inclusive: bool | None,
     into: Path | None,
+    replace: Path | None,
+    other_system: bool,
     as_json: bool,
 ) -> int:
     """Show how to get to TARGET: the backup, the WAL, the time it takes, what is lost, or why it cannot be.
@@ -60,7 +67,12 @@ def plan(  # noqa: PLR0913 - one option each
     Exit 0 when it is possible, 2 when it is refused, 10 without any backup.
     """
     ops = operations()
-    found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
+    if replace is not None:
+        wanted = parse_target(target, inclusive=inclusive, timeline=timeline)
+        replacement = Replacement(wanted, backup, region, into, replace, Level.L5, other_system, "")
+        found, job = plan_replacement(ops, replacement)
+    else:
+        found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
     if as_json:
         emit(found.model_dump(mode="json"))
     else:
@@ -76,11 +88,14 @@ def plan(  # noqa: PLR0913 - one option each
 @click.command("point-in-time")
 @click.argument("target")
 @target_options
-@click.option("--into", required=True, type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
+@click.option("--into", type=click.Path(path_type=Path), help="An empty directory, or one to be made.")
+@click.option(
+    "--replace", type=click.Path(path_type=Path), help="Let the copy take this data directory's place, once confirmed."
+)
 @click.option("--start", is_flag=True, help="Leave a server running there, with archiving off.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535), help="Its port.")
 @click.option("--level", type=click.Choice(_LEVELS), default="L5", show_default=True, help="How high it is proven.")
-@click.option("--plan", "plan_hash", metavar="HASH", help="Execute this plan or none; see `bb-ops recover plan`.")
+@authority_options
 @click.option("--dry-run", is_flag=True, help="Show the plan.")
 @json_option
 def point_in_time(  # noqa: PLR0913 - one option each
@@ -90,11 +105,14 @@ def point_in_time(  # noqa: PLR0913 - one option each
     region: str | None,
     timeline: int | None,
     inclusive: bool | None,
-    into: Path,
+    into: Path | None,
+    replace: Path | None,
     start: bool,
     port: int,
     level: str,
+    yes: bool,
     plan_hash: str | None,
+    other_system: bool,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -103,10 +121,26 @@ def point_in_time(  # noqa: PLR0913 - one option each
     TARGET is latest, immediate, a time with its zone ("2026-11-24 03:07:12+00"), lsn:X/Y, xid:N or name:RESTORE-POINT.
     `bb-ops recover events` lists the moments at which something was dropped, truncated or deleted.
 
+    With --replace PGDATA the proven copy then takes the place of that data directory on this host: the loss is shown,
+    the cluster's name must be typed (or --yes --plan HASH given), the server is stopped, its directory kept beside
+    until `bb-ops recover release`, the copy started in its place and backed up. Until then nothing of it is touched.
+
     Killed at any point, the same command goes on. Exit 0 when the copy is proven, 2 when the target or the directory is
-    refused, 5 when the backup or its WAL is damaged, 4 when the copy is unsound.
+    refused, 5 when the backup or its WAL is damaged, 4 when the copy is unsound, 3 when the new cluster runs without a
+    backup of its own yet.
     """
     ops = operations()
+    if replace is not None:
+        refuse_start(start=start)
+        wanted = parse_target(target, inclusive=inclusive, timeline=timeline)
+        command = called("bb-ops", "recover", "point-in-time", target, "--replace", replace)
+        replacement = Replacement(wanted, backup, region, into, replace, Level[level], other_system, command)
+        authority = Authority(yes, plan_hash)
+        return recover_and_replace(ops, replacement, authority, print_plan, dry_run=dry_run, as_json=as_json)
+    if into is None:
+        raise UsageError("--into DIR is missing: where is the copy to be made?")
+    if yes or other_system:
+        raise UsageError("--yes and --other-system mean nothing without --replace: a copy beside replaces nothing")
     options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user, ops.invariants)
     found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
     job = require_job(found, job, plan_hash)
@@ -146,6 +180,40 @@ def planned(  # noqa: PLR0913 - one option each
         return plan_recovery(repositories, wanted, ops.clock, into=into, backup_id=backup, locate=locate)
 
 
+def replace_by_backup(  # noqa: PLR0913 - one option each
+    ops: Operations,
+    source: str,
+    region: str | None,
+    into: Path | None,
+    path: Path,
+    authority: Authority,
+    *,
+    start: bool,
+    other_system: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Let a backup as it is replace a cluster: a recovery to the first moment at which it is consistent.
+
+    Raises:
+        UsageError: it is a dump, or of others: another system, or one without a proven way forward.
+    """
+    refuse_start(start=start)
+    ours = ops.find(source, region)
+    if ours is None or isinstance(ours.entry.commit, LogicalCommit):
+        raise UsageError(
+            f"{source} is a dump, or a base backup of others, which cannot replace a data directory with what came "
+            "after it: bring it back beside with --into DIR --start"
+        )
+    command = called("bb-ops", "recover", "full", source, "--replace", path)
+    target = parse_target(TargetKind.IMMEDIATE)
+    own = [repository.store.url for repository in ops.repositories]
+    elsewhere = ours.repository if ours.repository.store.url not in own else None
+    backup_id = ours.entry.commit.id
+    wanted = Replacement(target, backup_id, region, into, path, Level.L5, other_system, command, elsewhere)
+    return recover_and_replace(ops, wanted, authority, print_plan, dry_run=dry_run, as_json=as_json)
+
+
 def print_plan(plan: RecoveryPlan) -> None:
     """Print a plan for a person."""
     if plan.backup_id is not None:
@@ -161,6 +229,8 @@ def print_plan(plan: RecoveryPlan) -> None:
         click.echo(f"takes    {took} ({plan.prediction})")
         lost = human_duration(plan.predicted_loss_s) if plan.predicted_loss_s is not None else "not known"
         click.echo(f"loses    what was committed in the last {lost}")
+        if plan.replaces is not None:
+            click.echo(f"replaces {plan.replaces}")
         click.echo(f"plan     {plan.plan_hash}")
     for other in plan.others[:_SHOWN_OTHERS]:
         click.echo(f"not      {other.backup_id or 'region'} in {other.region}: {other.reason}")
