@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from bb_ops.backup.logical import DumpOptions
     from bb_ops.backup.wal_options import WalOptions
     from bb_ops.recovery.combine import CombineOptions
-    from bb_ops.recovery.facts import Locate
-    from bb_ops.recovery.place import Place
-    from bb_ops.recovery.recovery_target import RecoveryTarget
+    from bb_ops.recovery.foreign.place import Place
+    from bb_ops.recovery.moment.facts import Locate
+    from bb_ops.recovery.moment.recovery_target import RecoveryTarget
     from bb_ops.repository.catalog import CatalogEntry
     from bb_ops.repository.drills import DrillReport
     from bb_ops.validation.denial import Denial
@@ -110,7 +110,7 @@ class Operations:
         Raises:
             UsageError: there is none.
         """
-        from bb_ops.recovery.place import Place  # noqa: PLC0415 - as above
+        from bb_ops.recovery.foreign.place import Place  # noqa: PLC0415 - as above
 
         if source.startswith("s3://"):
             root, _, name = source.rstrip("/").rpartition("/")
@@ -143,7 +143,7 @@ class Operations:
             RepositoryMissing: there is no such backup.
             UsageError: a region is given for an address, or nothing is there.
         """
-        from bb_ops.recovery.source import is_place, named_backup  # noqa: PLC0415 - as above
+        from bb_ops.recovery.foreign.source import is_place, named_backup  # noqa: PLC0415 - as above
         from bb_ops.repository.catalog import read_catalog  # noqa: PLC0415 - as above
 
         if not is_place(source):
@@ -266,7 +266,7 @@ class Operations:
 
     def locate(self, target: "RecoveryTarget", progress: Progress) -> "Locate | None":
         """Return what finds a target's transaction or restore point in archived WAL; None where none is needed."""
-        from bb_ops.recovery.locate import locator  # noqa: PLC0415 - as above
+        from bb_ops.recovery.events.locate import locator  # noqa: PLC0415 - as above
 
         return locator(target, self.settings.pg_bindirs, self.settings.scratch_directory, progress)
 

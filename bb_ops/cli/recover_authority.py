@@ -14,7 +14,7 @@ from bb_ops.cli.output import progress_bar
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, TargetRefused, UsageError
 from bb_ops.postgres.cluster import Newest, read_newest
-from bb_ops.recovery.journal import Proven
+from bb_ops.recovery.switch.journal import Proven
 from bb_ops.repository.ids import BackupId
 
 

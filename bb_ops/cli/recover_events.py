@@ -7,8 +7,8 @@ import click
 from bb_ops.bootstrap import operations
 from bb_ops.cli.output import emit, human_bytes, json_option, progress_bar
 from bb_ops.errors import UsageError
-from bb_ops.recovery.event_search import LOSSES, Event, EventList, EventQuery, EventRelation, find_events
-from bb_ops.recovery.events import Kind
+from bb_ops.recovery.events.finder import Kind
+from bb_ops.recovery.events.search import LOSSES, Event, EventList, EventQuery, EventRelation, find_events
 from bb_ops.repository.catalog import read_catalog
 
 _NOT_MEASURED = 13

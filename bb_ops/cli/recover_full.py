@@ -11,7 +11,7 @@ from bb_ops.errors import BbOpsError, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.progress import Progress
 from bb_ops.recovery.cluster import plan_cluster, recover_cluster
-from bb_ops.recovery.foreign import plan_foreign, recover_foreign
+from bb_ops.recovery.foreign.recover import plan_foreign, recover_foreign
 from bb_ops.recovery.full import RecoverOptions, RecoverPlan, Recovery
 
 _NOT_MEASURED = 13

@@ -14,12 +14,12 @@ from bb_ops.cli.recover_full import exit_code_of, print_recovery
 from bb_ops.cli.recover_point import print_plan
 from bb_ops.cli.recover_replace import Replacement, called, recover_and_replace
 from bb_ops.errors import BbOpsError, UsageError
-from bb_ops.recovery.event_search import LOSSES, EventQuery, find_events
+from bb_ops.recovery.events.search import LOSSES, EventQuery, find_events
 from bb_ops.recovery.full import RecoverOptions
-from bb_ops.recovery.planning import plan_recovery, require_job
-from bb_ops.recovery.point_in_time import check_job, recover_point
-from bb_ops.recovery.recovery_target import FORMS, RecoveryTarget, parse_target
-from bb_ops.recovery.switch import pending_switch
+from bb_ops.recovery.moment.planning import plan_recovery, require_job
+from bb_ops.recovery.moment.point_in_time import check_job, recover_point
+from bb_ops.recovery.moment.recovery_target import FORMS, RecoveryTarget, parse_target
+from bb_ops.recovery.switch.decision import pending_switch
 from bb_ops.repository.catalog import read_catalog
 from bb_ops.repository.overview import read_overview
 from bb_ops.repository.reports import Level

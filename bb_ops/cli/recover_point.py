@@ -12,10 +12,10 @@ from bb_ops.cli.recover_full import DEFAULT_PORT, exit_code_of, print_recovery
 from bb_ops.cli.recover_replace import Replacement, called, plan_replacement, recover_and_replace, refuse_start
 from bb_ops.errors import BbOpsError, UsageError
 from bb_ops.recovery.full import RecoverOptions
-from bb_ops.recovery.plan import RecoveryPlan
-from bb_ops.recovery.planning import plan_recovery, require_job
-from bb_ops.recovery.point_in_time import Job, check_job, recover_point
-from bb_ops.recovery.recovery_target import TargetKind, parse_target
+from bb_ops.recovery.moment.plan import RecoveryPlan
+from bb_ops.recovery.moment.planning import plan_recovery, require_job
+from bb_ops.recovery.moment.point_in_time import Job, check_job, recover_point
+from bb_ops.recovery.moment.recovery_target import TargetKind, parse_target
 from bb_ops.repository.manifest import LogicalCommit
 from bb_ops.repository.reports import Level
 

@@ -15,11 +15,11 @@ from bb_ops.cli.recover_switch import finish, switch_now
 from bb_ops.errors import UsageError
 from bb_ops.findings import Outcome
 from bb_ops.recovery.full import RecoverOptions, Recovery
-from bb_ops.recovery.plan import RecoveryPlan
-from bb_ops.recovery.planning import plan_recovery, require_job
-from bb_ops.recovery.point_in_time import Job, check_job, recover_point
-from bb_ops.recovery.recovery_target import RecoveryTarget
-from bb_ops.recovery.switch import (
+from bb_ops.recovery.moment.plan import RecoveryPlan
+from bb_ops.recovery.moment.planning import plan_recovery, require_job
+from bb_ops.recovery.moment.point_in_time import Job, check_job, recover_point
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget
+from bb_ops.recovery.switch.decision import (
     SwitchFacts,
     bind_replacement,
     pending_switch,

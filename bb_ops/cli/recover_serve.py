@@ -9,9 +9,9 @@ from bb_ops.cli.output import emit
 from bb_ops.cli.recover_authority import Authority, back_up, newest
 from bb_ops.dsn import Dsn
 from bb_ops.errors import BbOpsError, PartlyDone, TargetRefused
-from bb_ops.recovery.journal import forget_proven
-from bb_ops.recovery.serve import plan_serve, serve
-from bb_ops.recovery.switch import refuse
+from bb_ops.recovery.switch.decision import refuse
+from bb_ops.recovery.switch.journal import forget_proven
+from bb_ops.recovery.switch.serve import plan_serve, serve
 
 _EVERYWHERE = {"*", "0.0.0.0", "::"}  # noqa: S104 - what is compared, not what is bound
 

@@ -12,11 +12,8 @@ from bb_ops.cli.recover_serve import serve_copy
 from bb_ops.clock import Stopwatch
 from bb_ops.errors import BbOpsError, PartlyDone, TargetRefused, UsageError
 from bb_ops.postgres.data_directory import port_of
-from bb_ops.recovery.exchange import carry_out
 from bb_ops.recovery.full import Recovery
-from bb_ops.recovery.journal import Journal, Step, journal_of_old
-from bb_ops.recovery.release import refusals, release
-from bb_ops.recovery.switch import (
+from bb_ops.recovery.switch.decision import (
     Switched,
     SwitchFacts,
     SwitchPlan,
@@ -27,6 +24,9 @@ from bb_ops.recovery.switch import (
     refuse,
     switched,
 )
+from bb_ops.recovery.switch.exchange import carry_out
+from bb_ops.recovery.switch.journal import Journal, Step, journal_of_old
+from bb_ops.recovery.switch.release import refusals, release
 from bb_ops.repository.catalog import read_catalog
 
 

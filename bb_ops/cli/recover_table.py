@@ -10,9 +10,9 @@ from bb_ops.cli.recover_point import planned, target_options
 from bb_ops.errors import SettingsError
 from bb_ops.findings import Outcome
 from bb_ops.postgres.table import parse_table_name
-from bb_ops.recovery.planning import require_job
-from bb_ops.recovery.table import TableOptions, TableRecovery, check_options, recover_table
-from bb_ops.recovery.table_diff import TableDiff
+from bb_ops.recovery.moment.planning import require_job
+from bb_ops.recovery.table.diff import TableDiff
+from bb_ops.recovery.table.recover import TableOptions, TableRecovery, check_options, recover_table
 
 _PARTLY = 3
 

@@ -13,11 +13,11 @@ from pydantic import AwareDatetime
 from bb_ops.clock import Clock
 from bb_ops.errors import BbOpsError, RepositoryMissing
 from bb_ops.findings import Finding, Outcome, Severity, Value, worst
-from bb_ops.recovery.choice import said
-from bb_ops.recovery.facts import Region, read_regions
-from bb_ops.recovery.plan import RecoveryPlan
-from bb_ops.recovery.planning import plan_from
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.choice import said
+from bb_ops.recovery.moment.facts import Region, read_regions
+from bb_ops.recovery.moment.plan import RecoveryPlan
+from bb_ops.recovery.moment.planning import plan_from
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository import windows
 from bb_ops.repository.drills import DrillReport, read_drills
 from bb_ops.repository.overview import facts_of

@@ -23,12 +23,12 @@ from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.scratch import RunningServer
 from bb_ops.progress import Progress
 from bb_ops.recovery.checks import add_page_checksums, check_structure
-from bb_ops.recovery.choice import said
 from bb_ops.recovery.full import RecoverOptions
-from bb_ops.recovery.planning import plan_recovery, require_job
-from bb_ops.recovery.point_in_time import Copy, Job, check_job, recovered_copy
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
-from bb_ops.recovery.replay import Replayed, paused_at_anchor
+from bb_ops.recovery.moment.choice import said
+from bb_ops.recovery.moment.planning import plan_recovery, require_job
+from bb_ops.recovery.moment.point_in_time import Copy, Job, check_job, recovered_copy
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.replay import Replayed, paused_at_anchor
 from bb_ops.recovery.restore import Restored
 from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.target import Target, server_account

@@ -15,11 +15,11 @@ from bb_ops.postgres.connection import connect
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.progress import Progress
 from bb_ops.recovery.checks import check_structure
-from bb_ops.recovery.foreign import Foreign, Reading, climb_base, climb_dump, judged
-from bb_ops.recovery.foreign_base import ForeignBase
-from bb_ops.recovery.foreign_dump import SUPERUSER, ForeignDump
+from bb_ops.recovery.foreign.base import ForeignBase
+from bb_ops.recovery.foreign.dump import SUPERUSER, ForeignDump
+from bb_ops.recovery.foreign.place import Place
+from bb_ops.recovery.foreign.recover import Foreign, Reading, climb_base, climb_dump, judged
 from bb_ops.recovery.ladder import Climb
-from bb_ops.recovery.place import Place
 from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.target import Target, check_target, finish_target, prepare_target, server_account
 from bb_ops.repository.reports import Level, Step

@@ -14,9 +14,9 @@ import zstandard
 
 from bb_ops.errors import BbOpsError
 from bb_ops.recovery.extract import CONTROL_FILE
-from bb_ops.recovery.foreign import recover_foreign
+from bb_ops.recovery.foreign.place import Place
+from bb_ops.recovery.foreign.recover import recover_foreign
 from bb_ops.recovery.full import RecoverOptions
-from bb_ops.recovery.place import Place
 from bb_ops.recovery.target import MARKER
 from bb_ops.storage.local import LocalStore
 from bb_ops_tests.support.commands import BbOps, bb_ops

@@ -16,11 +16,11 @@ from bb_ops.dsn import parse_dsn
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.wal_dump import dumping
-from bb_ops.recovery.event_search import LOSSES
-from bb_ops.recovery.events import RECORDS, EventFinder, Kind
-from bb_ops.recovery.locate import Search, locate_restore_point, locate_transaction
-from bb_ops.recovery.relation_names import RelationNames, names_of
-from bb_ops.recovery.wal_path import batches
+from bb_ops.recovery.events.finder import RECORDS, EventFinder, Kind
+from bb_ops.recovery.events.locate import Search, locate_restore_point, locate_transaction
+from bb_ops.recovery.events.relation_names import RelationNames, names_of
+from bb_ops.recovery.events.search import LOSSES
+from bb_ops.recovery.events.wal_path import batches
 from bb_ops.repository.repository import KeyFiles, Repository
 from bb_ops.repository.windows import read_facts
 from bb_ops.storage.local import LocalStore

@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from bb_ops.postgres.lsn import Lsn, segment_name
-from bb_ops.recovery.branch import Leg, segments_of
+from bb_ops.recovery.moment.branch import Leg, segments_of
 from bb_ops.repository import wal, windows
 from bb_ops.repository.wal import Receipt
 from bb_ops.repository.windows import Point

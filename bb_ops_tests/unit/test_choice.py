@@ -12,11 +12,11 @@ from bb_ops.errors import IntegrityError, RepositoryMissing, UsageError
 from bb_ops.findings import Outcome
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.timelines import Ancestor, History
-from bb_ops.recovery.branch import branch_to, segments_of
-from bb_ops.recovery.choice import Choice, RegionFacts, choose
-from bb_ops.recovery.locate import Located
-from bb_ops.recovery.plan import NO_RATES, Rates, RecoveryPlan, finish_plan, refuse_impossible
-from bb_ops.recovery.recovery_target import RecoveryTarget, parse_target
+from bb_ops.recovery.events.locate import Located
+from bb_ops.recovery.moment.branch import branch_to, segments_of
+from bb_ops.recovery.moment.choice import Choice, RegionFacts, choose
+from bb_ops.recovery.moment.plan import NO_RATES, Rates, RecoveryPlan, finish_plan, refuse_impossible
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, parse_target
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.reports import Level
 from bb_ops.repository.wal_listing import TimelineWal

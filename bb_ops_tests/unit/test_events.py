@@ -24,9 +24,9 @@ from bb_ops.postgres.wal_dump import (
     pg_waldump,
     precedes,
 )
-from bb_ops.recovery.events import Change, EventFinder, Kind, Named
-from bb_ops.recovery.relation_names import RelationNames
-from bb_ops.recovery.wal_path import Batch, Segment, batches, readable, wal_path
+from bb_ops.recovery.events.finder import Change, EventFinder, Kind, Named
+from bb_ops.recovery.events.relation_names import RelationNames
+from bb_ops.recovery.events.wal_path import Batch, Segment, batches, readable, wal_path
 from bb_ops.repository.repository import KeyFiles, Repository
 from bb_ops.repository.wal import Position
 from bb_ops.repository.wal_listing import assemble, read_folder

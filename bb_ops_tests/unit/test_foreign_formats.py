@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from bb_ops.errors import IntegrityError
 from bb_ops.postgres.archive_header import Origin, read_archive_header
 from bb_ops.postgres.sql_script import Kind, Splitter
-from bb_ops.recovery.dump_script import Adaptation, DumpScript, Facts
-from bb_ops.recovery.foreign_base import role_of
-from bb_ops.recovery.foreign_dump import knows_restrict
-from bb_ops.recovery.source import Form, detect, is_place, named_backup, refusal
-from bb_ops.recovery.tar_survey import Survey, survey_tar, without_remarks
+from bb_ops.recovery.foreign.base import role_of
+from bb_ops.recovery.foreign.dump import knows_restrict
+from bb_ops.recovery.foreign.dump_script import Adaptation, DumpScript, Facts
+from bb_ops.recovery.foreign.source import Form, detect, is_place, named_backup, refusal
+from bb_ops.recovery.foreign.tar_survey import Survey, survey_tar, without_remarks
 
 HEADER = b"--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n\n-- Dumped from database version 15.18 (Debian)\n"
 TRAILER = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict abc\n\n"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bb_ops.findings import Finding, Outcome
-from bb_ops.recovery.plan import RecoveryPlan
+from bb_ops.recovery.moment.plan import RecoveryPlan
 from bb_ops.recovery.readiness import SERVER, CaseFacts, Readiness, judge
 from bb_ops.repository.drills import DrillReport, drill_trend
 from bb_ops_tests.unit.builders import new_drill

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bb_ops.errors import UsageError
 from bb_ops.postgres.lsn import Lsn
-from bb_ops.recovery.recovery_target import TargetKind, parse_target
+from bb_ops.recovery.moment.recovery_target import TargetKind, parse_target
 
 AT = datetime(2026, 11, 24, 3, 7, 12, 500000, tzinfo=UTC)
 

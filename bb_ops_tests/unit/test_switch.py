@@ -10,8 +10,10 @@ import pytest
 from bb_ops.errors import TargetRefused
 from bb_ops.postgres.cluster import Newest
 from bb_ops.postgres.data_directory import DataDirectory, command_line_of, server_in
-from bb_ops.recovery.exchange import allow_archiving, take_configuration
-from bb_ops.recovery.journal import (
+from bb_ops.recovery.restore import NO_ARCHIVING, Restored, keep_from_archiving
+from bb_ops.recovery.switch.decision import SwitchFacts, begin, pending_switch, plan_switch, refusals_before
+from bb_ops.recovery.switch.exchange import allow_archiving, take_configuration
+from bb_ops.recovery.switch.journal import (
     Journal,
     Proven,
     Step,
@@ -21,9 +23,7 @@ from bb_ops.recovery.journal import (
     remember_proven,
     spaces_path,
 )
-from bb_ops.recovery.release import refusals, release
-from bb_ops.recovery.restore import NO_ARCHIVING, Restored, keep_from_archiving
-from bb_ops.recovery.switch import SwitchFacts, begin, pending_switch, plan_switch, refusals_before
+from bb_ops.recovery.switch.release import refusals, release
 from bb_ops.recovery.target import Target
 from bb_ops.repository.ids import BackupId
 from bb_ops_tests.unit.builders import NOON, SYSTEM_ID, SettableClock

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from bb_ops.errors import UsageError
 from bb_ops.postgres.connection import without_values
 from bb_ops.postgres.table import Column, Relation, TableName, parse_table_name, qualified
-from bb_ops.recovery.table_choice import choose_table, require_members
-from bb_ops.recovery.table_diff import MOST_KEYS, HashedRow, column_differences, compare_rows
+from bb_ops.recovery.table.choice import choose_table, require_members
+from bb_ops.recovery.table.diff import MOST_KEYS, HashedRow, column_differences, compare_rows
 
 Rows = dict[str, list[int]]
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8)

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from bb_ops.engines.tar import BLOCK_BYTES, END_OF_ARCHIVE, Member, TarWalker
 from bb_ops.errors import IntegrityError
 from bb_ops.recovery.extract import safe_name
-from bb_ops.recovery.source import HEAD_BYTES
+from bb_ops.recovery.foreign.source import HEAD_BYTES
 
 _FILE_KINDS = {b"0", b"\0"}
 _DIRECTORY_KIND = b"5"

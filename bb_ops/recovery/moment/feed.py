@@ -15,7 +15,7 @@ from bb_ops.clock import sleep
 from bb_ops.errors import BbOpsError, IntegrityError, TargetRefused
 from bb_ops.postgres.timelines import history_name
 from bb_ops.progress import Progress
-from bb_ops.recovery.branch import Leg, segments_of
+from bb_ops.recovery.moment.branch import Leg, segments_of
 from bb_ops.recovery.target import Target
 from bb_ops.recovery.wal import write_file, write_unfinished
 from bb_ops.repository import wal_reader

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from bb_ops.errors import BbOpsError, NotMeasured
 from bb_ops.postgres.lsn import Lsn
-from bb_ops.recovery.branch import branches, segments_of
-from bb_ops.recovery.choice import Candidate, RegionFacts
-from bb_ops.recovery.plan import Rates
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.branch import branches, segments_of
+from bb_ops.recovery.moment.choice import Candidate, RegionFacts
+from bb_ops.recovery.moment.plan import Rates
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository import wal, windows
 from bb_ops.repository.catalog import Catalog, CatalogEntry, read_catalog
 from bb_ops.repository.recoveries import RecoveryRecord, read_recoveries
@@ -21,7 +21,7 @@ from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal_reader import ReceiptReader
 
 if TYPE_CHECKING:
-    from bb_ops.recovery.locate import Located
+    from bb_ops.recovery.events.locate import Located
     from bb_ops.repository.manifest import PhysicalCommit
 
 _LOGGER = logging.getLogger(__name__)

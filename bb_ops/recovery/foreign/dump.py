@@ -28,7 +28,8 @@ from bb_ops.postgres.connection import connect
 from bb_ops.postgres.programs import Programs, installed
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.progress import Progress
-from bb_ops.recovery.dump_script import Adaptation, DumpScript, Facts
+from bb_ops.recovery.foreign.dump_script import Adaptation, DumpScript, Facts
+from bb_ops.recovery.foreign.place import Content
 from bb_ops.recovery.load import (
     EMPTY_CLUSTER_BYTES,
     LOADING,
@@ -36,7 +37,6 @@ from bb_ops.recovery.load import (
     make_cluster,
     make_tablespaces,
 )
-from bb_ops.recovery.place import Content
 from bb_ops.recovery.target import Target
 from bb_ops.repository.manifest import LocaleFacts
 

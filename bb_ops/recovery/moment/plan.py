@@ -11,9 +11,9 @@ from pydantic import AwareDatetime
 from bb_ops.errors import IntegrityError, RepositoryMissing, UsageError
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn
-from bb_ops.recovery.branch import Leg
-from bb_ops.recovery.choice import NO_BACKUP, Choice, Rejected
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.branch import Leg
+from bb_ops.recovery.moment.choice import NO_BACKUP, Choice, Rejected
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.recovery.restore import needed_bytes
 from bb_ops.repository.ids import BackupId
 

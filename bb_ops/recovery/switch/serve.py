@@ -13,9 +13,9 @@ from bb_ops.postgres.cluster import Newest
 from bb_ops.postgres.data_directory import give, owner_of, read_data_directory, server_in, start_as_before, stop_server
 from bb_ops.postgres.programs import find_programs
 from bb_ops.postgres.scratch import forget_configuration, port_is_free
-from bb_ops.recovery.exchange import allow_archiving
-from bb_ops.recovery.journal import Proven, read_proven
-from bb_ops.recovery.switch import LOWEST_LEVEL
+from bb_ops.recovery.switch.decision import LOWEST_LEVEL
+from bb_ops.recovery.switch.exchange import allow_archiving
+from bb_ops.recovery.switch.journal import Proven, read_proven
 from bb_ops.recovery.target import Target, finish_target
 from bb_ops.repository.reports import Level
 

@@ -22,7 +22,7 @@ from bb_ops.postgres.connection import connect, without_values
 from bb_ops.postgres.databases import NO_TIMEOUTS
 from bb_ops.postgres.fingerprint import pin_settings
 from bb_ops.postgres.table import Column, Connection, Relation, columns, key_columns, relations
-from bb_ops.recovery.table_rows import selection
+from bb_ops.recovery.table.rows import selection
 
 MOST_KEYS = 10
 _ENCODING = "SELECT current_setting('server_encoding')"

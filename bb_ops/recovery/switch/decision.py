@@ -24,8 +24,8 @@ from bb_ops.postgres.data_directory import (
     unit_of,
 )
 from bb_ops.recovery.full import Recovery
-from bb_ops.recovery.journal import Done, Journal, Proven, Step, journals_of, old_path, read_proven
-from bb_ops.recovery.plan import RecoveryPlan
+from bb_ops.recovery.moment.plan import RecoveryPlan
+from bb_ops.recovery.switch.journal import Done, Journal, Proven, Step, journals_of, old_path, read_proven
 from bb_ops.repository.reports import Level
 
 LOWEST_LEVEL = Level.L4

@@ -21,7 +21,7 @@ from bb_ops.postgres.dump import Client
 from bb_ops.postgres.fingerprint import pin_settings, rows_and_digest
 from bb_ops.postgres.table import Connection, Relation, columns
 from bb_ops.progress import Progress
-from bb_ops.recovery.table_side import Movable, check_schema
+from bb_ops.recovery.table.side import Movable, check_schema
 
 _LOGGER = logging.getLogger(__name__)
 _SIZE = "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM unnest(%s::oid[]) AS t (oid)"

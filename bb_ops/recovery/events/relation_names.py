@@ -8,7 +8,7 @@ from bb_ops.errors import IntegrityError, KeyRejected, ServerUnusable
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.relation_files import TableFiles, read_table_files
 from bb_ops.postgres.wal_dump import RelationFile, parse_path
-from bb_ops.recovery.events import Named
+from bb_ops.recovery.events.finder import Named
 from bb_ops.recovery.restore import read_fingerprints
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository

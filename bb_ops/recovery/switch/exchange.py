@@ -27,8 +27,8 @@ from bb_ops.postgres.data_directory import (
 )
 from bb_ops.postgres.programs import find_programs
 from bb_ops.postgres.scratch import forget_configuration
-from bb_ops.recovery.journal import Journal, Step, forget_proven, spaces_path
 from bb_ops.recovery.restore import NO_ARCHIVING
+from bb_ops.recovery.switch.journal import Journal, Step, forget_proven, spaces_path
 from bb_ops.recovery.target import Target, finish_target
 
 _LOGGER = logging.getLogger(__name__)

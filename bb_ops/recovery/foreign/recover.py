@@ -15,7 +15,7 @@ from bb_ops.postgres.authid import bootstrap_superuser
 from bb_ops.postgres.connection import connect
 from bb_ops.postgres.scratch import port_is_free, start_server
 from bb_ops.progress import Progress
-from bb_ops.recovery.foreign_base import (
+from bb_ops.recovery.foreign.base import (
     MANIFEST,
     ForeignBase,
     Part,
@@ -26,15 +26,15 @@ from bb_ops.recovery.foreign_base import (
     segments_of,
     spoil,
 )
-from bb_ops.recovery.foreign_dump import SUPERUSER, ForeignDump, Script, judge_dump
+from bb_ops.recovery.foreign.dump import SUPERUSER, ForeignDump, Script, judge_dump
+from bb_ops.recovery.foreign.place import Place, files_of, known_content, open_content, raw_pieces, refuse_special_files
+from bb_ops.recovery.foreign.source import ACCEPTED, Form
+from bb_ops.recovery.foreign.tar_survey import survey_tar
 from bb_ops.recovery.full import RecoverOptions, RecoverPlan, Recovery
 from bb_ops.recovery.ladder import Climb
 from bb_ops.recovery.load import make_durable, publish
-from bb_ops.recovery.place import Place, files_of, known_content, open_content, raw_pieces, refuse_special_files
 from bb_ops.recovery.restore import keep_from_archiving
 from bb_ops.recovery.scratch_copy import scratch_directory
-from bb_ops.recovery.source import ACCEPTED, Form
-from bb_ops.recovery.tar_survey import survey_tar
 from bb_ops.recovery.target import Target, check_target, finish_target, prepare_target, server_account
 from bb_ops.repository.reports import Level
 from bb_ops.storage.local import LocalStore

@@ -18,14 +18,14 @@ from bb_ops.postgres.scratch import forget_configuration, port_is_free, start_se
 from bb_ops.progress import Progress
 from bb_ops.recovery.chain import require_programs, restore_backup
 from bb_ops.recovery.checks import add_page_checksums, check_contents, check_structure_of_kept, check_wal
-from bb_ops.recovery.choice import Candidate
 from bb_ops.recovery.full import RecoverOptions, Recovery
-from bb_ops.recovery.journal import Proven, forget_proven, remember_proven
 from bb_ops.recovery.ladder import Climb
-from bb_ops.recovery.plan import RecoveryPlan
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
-from bb_ops.recovery.replay import Replay, Replayed, forget_replay, replayed
+from bb_ops.recovery.moment.choice import Candidate
+from bb_ops.recovery.moment.plan import RecoveryPlan
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.replay import Replay, Replayed, forget_replay, replayed
 from bb_ops.recovery.restore import Restored, keep_from_archiving, make_durable, needed_bytes, relocate_tablespaces
+from bb_ops.recovery.switch.journal import Proven, forget_proven, remember_proven
 from bb_ops.recovery.target import (
     Target,
     begin_anew_next_time,

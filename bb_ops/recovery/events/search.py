@@ -15,10 +15,10 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.programs import find_programs
 from bb_ops.postgres.wal_dump import pg_waldump
 from bb_ops.progress import Progress
-from bb_ops.recovery.events import RECORDS, Change, EventFinder, Kind, Touched
-from bb_ops.recovery.relation_names import RelationNames, names_of
-from bb_ops.recovery.wal_path import WalPath, batches, wal_path
-from bb_ops.recovery.wal_scan import Scanner, SegmentReader
+from bb_ops.recovery.events.finder import RECORDS, Change, EventFinder, Kind, Touched
+from bb_ops.recovery.events.relation_names import RelationNames, names_of
+from bb_ops.recovery.events.wal_path import WalPath, batches, wal_path
+from bb_ops.recovery.events.wal_scan import Scanner, SegmentReader
 from bb_ops.repository.catalog import Catalog
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.windows import WalFacts, read_facts

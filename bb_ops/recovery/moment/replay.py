@@ -23,10 +23,10 @@ from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.scratch import RunningServer, throw_away_server
 from bb_ops.postgres.timelines import parse_history
 from bb_ops.progress import Progress
-from bb_ops.recovery.branch import Leg
-from bb_ops.recovery.choice import Candidate, said
-from bb_ops.recovery.feed import RESTORE_COMMAND, WalFeed
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.branch import Leg
+from bb_ops.recovery.moment.choice import Candidate, said
+from bb_ops.recovery.moment.feed import RESTORE_COMMAND, WalFeed
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.recovery.target import Target
 from bb_ops.repository.repository import Repository
 

@@ -7,7 +7,7 @@ from bb_ops.errors import TargetRefused
 from bb_ops.files import fsync_directory
 from bb_ops.findings import Value
 from bb_ops.postgres.data_directory import inode_of, processes_in, server_in, tablespaces_of
-from bb_ops.recovery.journal import Journal, Step, is_spaces_path
+from bb_ops.recovery.switch.journal import Journal, Step, is_spaces_path
 from bb_ops.recovery.target import remove_tree
 
 _TOMBSTONE = ".bb_ops-released"

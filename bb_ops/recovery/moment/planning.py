@@ -6,11 +6,11 @@ from pathlib import Path
 
 from bb_ops.clock import Clock
 from bb_ops.errors import UsageError
-from bb_ops.recovery.choice import choose
-from bb_ops.recovery.facts import Locate, Region, measured_rates, read_regions, stop_of
-from bb_ops.recovery.plan import NO_RATES, RecoveryPlan, finish_plan, refuse_impossible
-from bb_ops.recovery.point_in_time import Job
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.choice import choose
+from bb_ops.recovery.moment.facts import Locate, Region, measured_rates, read_regions, stop_of
+from bb_ops.recovery.moment.plan import NO_RATES, RecoveryPlan, finish_plan, refuse_impossible
+from bb_ops.recovery.moment.point_in_time import Job
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.repository import Repository
 

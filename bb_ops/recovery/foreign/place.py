@@ -10,7 +10,7 @@ from pathlib import Path
 import zstandard
 
 from bb_ops.errors import IntegrityError, UsageError
-from bb_ops.recovery.source import HEAD_BYTES, Form, detect, refusal
+from bb_ops.recovery.foreign.source import HEAD_BYTES, Form, detect, refusal
 from bb_ops.storage.base import ObjectReader, ObjectStore
 
 _READ_BYTES = 1 << 20

@@ -32,7 +32,7 @@ from typing import Protocol
 from bb_ops.postgres import wal_dump
 from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.wal_dump import Record, RelationFile, TransactionEnd, Wanted
-from bb_ops.recovery import event_records
+from bb_ops.recovery.events import records as event_records
 
 RECORDS: Wanted = {
     "Transaction": (),

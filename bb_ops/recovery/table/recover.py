@@ -34,14 +34,14 @@ from bb_ops.postgres.table import (
 from bb_ops.progress import Progress
 from bb_ops.recovery.full import RecoverOptions
 from bb_ops.recovery.ladder import Climb
-from bb_ops.recovery.point_in_time import Copy, Job, check_job, recovered_copy, shown_at
+from bb_ops.recovery.moment.point_in_time import Copy, Job, check_job, recovered_copy, shown_at
 from bb_ops.recovery.scratch_copy import scratch_directory
-from bb_ops.recovery.table_choice import choose_table, require_members
-from bb_ops.recovery.table_diff import Recovered, TableDiff, diff_table
-from bb_ops.recovery.table_dump import check_file, dump_table
-from bb_ops.recovery.table_load import Source, load_table, measure
-from bb_ops.recovery.table_rows import keep_only
-from bb_ops.recovery.table_side import check_schema, make_movable
+from bb_ops.recovery.table.choice import choose_table, require_members
+from bb_ops.recovery.table.diff import Recovered, TableDiff, diff_table
+from bb_ops.recovery.table.dump import check_file, dump_table
+from bb_ops.recovery.table.load import Source, load_table, measure
+from bb_ops.recovery.table.rows import keep_only
+from bb_ops.recovery.table.side import check_schema, make_movable
 from bb_ops.recovery.target import server_account
 from bb_ops.repository.ids import BackupId
 from bb_ops.repository.reports import Level, Step

@@ -10,11 +10,11 @@ from bb_ops.postgres.lsn import Lsn
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.wal_dump import Record, TransactionEnd, end_of, parse_end, precedes
 from bb_ops.progress import Progress
-from bb_ops.recovery.event_records import restore_point, running
-from bb_ops.recovery.facts import Locate
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
-from bb_ops.recovery.wal_path import BATCH_BYTES, Batch, WalPath, batches, wal_path
-from bb_ops.recovery.wal_scan import ENDS, Scanner, SegmentReader
+from bb_ops.recovery.events.records import restore_point, running
+from bb_ops.recovery.events.wal_path import BATCH_BYTES, Batch, WalPath, batches, wal_path
+from bb_ops.recovery.events.wal_scan import ENDS, Scanner, SegmentReader
+from bb_ops.recovery.moment.facts import Locate
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.windows import WalFacts

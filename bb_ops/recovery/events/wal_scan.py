@@ -12,9 +12,9 @@ from bb_ops.errors import IntegrityError
 from bb_ops.postgres.lsn import Lsn, segment_name
 from bb_ops.postgres.programs import Programs
 from bb_ops.postgres.wal_dump import Record, Wanted, dumping, parse_end, pg_waldump
+from bb_ops.recovery.events.wal_path import Batch, Segment, WalPath, readable
 from bb_ops.recovery.scratch_copy import scratch_directory
 from bb_ops.recovery.wal import fetch_file, write_file
-from bb_ops.recovery.wal_path import Batch, Segment, WalPath, readable
 from bb_ops.repository.repository import Repository
 from bb_ops.repository.wal_reader import ReceiptReader
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from bb_ops.findings import Value
 from bb_ops.postgres.lsn import Lsn
-from bb_ops.recovery.branch import Branch, branches
-from bb_ops.recovery.recovery_target import RecoveryTarget, TargetKind
+from bb_ops.recovery.moment.branch import Branch, branches
+from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.repository import windows
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.manifest import PhysicalCommit
 from bb_ops.repository.windows import Point, WalFacts
 
 if TYPE_CHECKING:
-    from bb_ops.recovery.locate import Located
+    from bb_ops.recovery.events.locate import Located
 
 _MOST_REASONS = 12
 _LATER = ", which is later"

@@ -17,9 +17,9 @@ from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.process import Account
 from bb_ops.progress import Progress
 from bb_ops.recovery.extract import CONTROL_FILE, CONTROL_PARTIAL, Extractor, safe_name
-from bb_ops.recovery.place import Content, Place, refuse_special_files
+from bb_ops.recovery.foreign.place import Content, Place, refuse_special_files
+from bb_ops.recovery.foreign.tar_survey import KEPT, Survey, without_remarks
 from bb_ops.recovery.restore import Restored, complete_target, make_tablespace
-from bb_ops.recovery.tar_survey import KEPT, Survey, without_remarks
 from bb_ops.recovery.target import MARKER, Target, prepare_target
 from bb_ops.storage.base import ObjectStore
 from bb_ops.storage.local import LocalStore

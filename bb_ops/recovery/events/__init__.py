@@ -1,0 +1,1 @@
+"""Find the moment: what the archived WAL says of what was destroyed, and when."""

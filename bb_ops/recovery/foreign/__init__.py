@@ -1,0 +1,1 @@
+"""Restore what others made: dumps and base backups, known by their content."""

@@ -1,0 +1,1 @@
+"""Go back to a moment: decide how, restore, replay to there and no further."""

@@ -1,0 +1,1 @@
+"""Bring one table back as of a moment, beside what lives."""
