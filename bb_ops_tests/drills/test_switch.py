@@ -291,6 +291,10 @@ def test_another_system_is_not_replaced(world: World, wheel_18: Build, room: Pat
     files = sorted((path, path.stat().st_mtime_ns) for path in other.data.rglob("*"))
     _refused(world, 2, "is it the right directory?", "point-in-time", "latest", "--replace", other.data, "--dry-run")
     _refused(world, 2, "no PostgreSQL data directory", "full", "latest", "--replace", room, "--dry-run")
+    (room / "dump.sql").write_text("SELECT 1;\n", encoding="utf-8")
+    _refused(
+        world, 2, "cannot replace", "full", room / "dump.sql", "--replace", world.data, "--yes", "--plan", "0" * 16
+    )
     assert sorted((path, path.stat().st_mtime_ns) for path in other.data.rglob("*")) == files
 
 
