@@ -144,8 +144,8 @@ def point_in_time(  # noqa: PLR0913 - one option each
     options = RecoverOptions(into, start, port, ops.settings.pg_bindirs, ops.settings.server_user, ops.invariants)
     found, job = planned(ops, target, backup, region, timeline, inclusive=inclusive, into=into)
     job = require_job(found, job, plan_hash)
-    check_job(job, options)
     if dry_run:
+        check_job(job, options)
         if as_json:
             emit(found.model_dump(mode="json"))
         else:

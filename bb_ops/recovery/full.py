@@ -21,7 +21,15 @@ from bb_ops.recovery.restore import (
     needed_bytes,
     relocate_tablespaces,
 )
-from bb_ops.recovery.target import Target, begin_anew_next_time, check_target, finish_target, server_account
+from bb_ops.recovery.target import (
+    Target,
+    begin_anew_next_time,
+    check_target,
+    end_unfinished,
+    finish_target,
+    mark_restored,
+    server_account,
+)
 from bb_ops.repository.catalog import CatalogEntry
 from bb_ops.repository.ids import BackupId
 from bb_ops.repository.manifest import PhysicalCommit
@@ -166,6 +174,7 @@ def recover_full(
         KeyRejected: our identities do not open it.
     """
     watch, commit = Stopwatch(), entry.physical
+    end_unfinished(options.into, commit.server_major, options.pg_bindirs)
     plan_full(repository, entry, options)
     target = _target(entry, options)
     owner = target.owner
@@ -252,7 +261,8 @@ def _check_and_start(  # noqa: PLR0913 - one fact each
         return None
     relocate_tablespaces(restored, commit)
     keep_from_archiving(restored)
-    finish_target(restored.target)
-    if whole:
+    if whole and climb.wanted >= Level.L4:
+        mark_restored(restored.target)  # a run that is killed from here on may leave a server, which is ours to stop
         climb.measure(Level.L4, boot)
+    finish_target(restored.target)
     return addresses[0] if addresses else None

@@ -15,6 +15,7 @@ from bb_ops.clock import sleep
 from bb_ops.errors import TargetRefused
 from bb_ops.files import fsync_directory, is_partial, write_atomic
 from bb_ops.findings import Value
+from bb_ops.postgres.data_directory import server_in, stop_server
 from bb_ops.process import Account
 from bb_ops.recovery.finished_parts import RECORD, FinishedParts
 
@@ -182,6 +183,20 @@ def begin_anew_next_time(target: Target) -> None:
     FinishedParts(target.directory).forget()
 
 
+def end_unfinished(directory: Path, major: int, bindirs: tuple[Path, ...]) -> None:
+    """Stop the server that a killed run left in a directory which it had not handed over yet: it is ours. Repeatable.
+
+    Raises:
+        ProgramFailed: it does not stop.
+        NotMeasured: PostgreSQL's programs are missing.
+    """
+    mark = _read_mark(directory)
+    if mark is None or mark.phase != "restored" or _is_alive(mark):
+        return
+    if server_in(directory) is not None:
+        stop_server(directory, major, bindirs)
+
+
 def finish_target(target: Target) -> None:
     """Take the mark away: from now on the directory belongs to its user and is never touched again."""
     begin_anew_next_time(target)
@@ -249,12 +264,18 @@ def _is_ours(directory: Path) -> bool:
     if not directory.is_dir():
         return False
     mark = _read_mark(directory)
-    pid, _, ticks = (mark.writer if mark else "").partition("@")
-    if mark and mark.writer != _ourselves() and str(process.start_ticks(int(pid))) == ticks:
+    if mark is not None and _is_alive(mark):
+        pid = mark.writer.partition("@")[0]
         raise TargetRefused(f"another restore, process {pid}, is at work in {directory}: wait for its end or end it")
     if (directory / "postmaster.pid").exists():  # killed while a server replayed, or somebody's own server
         return mark is not None and mark.phase == "restored"
     return (directory / MARKER).is_file() or all(is_partial(entry, MARKER) for entry in directory.iterdir())
+
+
+def _is_alive(mark: _Mark) -> bool:
+    """Whether another process still works where it was marked."""
+    pid, _, ticks = mark.writer.partition("@")
+    return mark.writer != _ourselves() and str(process.start_ticks(int(pid))) == ticks
 
 
 def _read_mark(directory: Path) -> _Mark | None:

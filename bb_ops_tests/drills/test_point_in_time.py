@@ -180,6 +180,13 @@ def test_a_confirmed_plan_is_executed_and_no_other(story: Story, room: Path) -> 
         "--json",
     ).document
     assert done["plan_hash"] == plan["plan_hash"]
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (room / "back").iterdir())
+    same = ("recover", "point-in-time", story.lsn, "--into", room / "back", "--level", "L4", "--json")
+    twice = story.command.ok(*same).document
+    assert {twice[name] == done[name] for name in ("proof", "timeline", "recovered_to_lsn")} == {True}
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in (room / "back").iterdir()) == before
+    other_target = ("recover", "point-in-time", str(story.at), "--into", room / "back")
+    assert "is not empty" in story.command.run(*other_target).expect(2).complaint
     again = story.command.ok("recover", "plan", story.lsn, "--into", room / "back", "--json").document
     assert again["predicted_s"] > 0, "what was just measured predicts the next one"
 
@@ -237,6 +244,20 @@ def test_killed_at_any_moment_the_same_command_goes_on_and_ends_with_the_same_ro
         assert {path.name for path in (room / "back").glob(".bb_ops*")} == set()
     finally:
         stop_server_in(room / "back")
+
+
+def test_a_server_that_a_killed_run_left_is_its_own_to_stop(story: Story, room: Path) -> None:
+    port, back = free_port(), room / "back"
+    words = ("recover", "point-in-time", story.lsn, "--into", back, "--start", "--port", str(port), "--level", "L4")
+    with story.command.start(*words) as running:
+        conf = back / "bb_ops.conf"
+        wait_until(lambda: conf.is_file() and f"port = '{port}'" in conf.read_text(), "the last server was not begun")
+        running.kill()
+    try:
+        story.command.ok(*words)
+        assert _words(back, port) == {"A", *(f"before {number}" for number in range(1, ROWS + 1))}
+    finally:
+        stop_server_in(back)
 
 
 def _phase(mark: Path) -> str | None:

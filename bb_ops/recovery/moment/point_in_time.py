@@ -12,6 +12,7 @@ from bb_ops.clock import Clock, Stopwatch
 from bb_ops.errors import BbOpsError, IntegrityError, UsageError
 from bb_ops.findings import Outcome, worst
 from bb_ops.invariants import INVARIANTS_DEADLINE_S, InvariantResults
+from bb_ops.postgres.data_directory import port_of
 from bb_ops.postgres.invariants import check_invariants
 from bb_ops.postgres.programs import Programs, find_programs
 from bb_ops.postgres.scratch import forget_configuration, port_is_free, start_server
@@ -25,18 +26,19 @@ from bb_ops.recovery.moment.plan import RecoveryPlan
 from bb_ops.recovery.moment.recovery_target import RecoveryTarget, TargetKind
 from bb_ops.recovery.moment.replay import Replay, Replayed, forget_replay, replayed
 from bb_ops.recovery.restore import Restored, keep_from_archiving, make_durable, needed_bytes, relocate_tablespaces
-from bb_ops.recovery.switch.journal import Proven, forget_proven, remember_proven
+from bb_ops.recovery.switch.journal import Proven, forget_proven, read_proven, remember_proven
 from bb_ops.recovery.target import (
     Target,
     begin_anew_next_time,
     check_target,
+    end_unfinished,
     finish_target,
     is_restored,
     mark_restored,
     server_account,
 )
 from bb_ops.repository.recoveries import RecoveryRecord, record_recovery
-from bb_ops.repository.reports import Level
+from bb_ops.repository.reports import Level, Step
 from bb_ops.repository.repository import Repository
 
 _LOGGER = logging.getLogger(__name__)
@@ -197,6 +199,11 @@ def recover_point(
         TargetRefused, UsageError, NotMeasured: it cannot be done here; nothing was changed.
     """
     started_at, watch = clock.now(), Stopwatch()
+    commit = job.best.commit
+    end_unfinished(options.into, commit.server_major, options.pg_bindirs)
+    before = _made_before(job, options, level, watch)
+    if before is not None:
+        return before, None
     target, programs = check_job(job, options)
     forget_proven(target.directory)
     climb = Climb(level)
@@ -211,7 +218,7 @@ def recover_point(
             invariants = check_invariants(running.server.dsn, options.invariants, INVARIANTS_DEADLINE_S)
     name = f"{started_at:%Y%m%dT%H%M%S%fZ}"
     address = _finish(job, options, target, programs, climb, copy, name, invariants.outcome)
-    commit, replayed_ = job.best.commit, copy.replayed
+    replayed_ = copy.replayed
     recovery = Recovery(
         backup_id=commit.id,
         region=job.repository.region,
@@ -261,17 +268,57 @@ def _finish(  # noqa: PLR0913 - one fact each
         answer = (Outcome.PASS, said.evidence)
         climb.measure(Level.L5, lambda: add_page_checksums(answer, programs, target.directory, target.owner))
     forget_configuration(target.directory)
-    forget_replay(target.directory)
     keep_from_archiving(copy.restored)
     make_durable(target)
+    address = _start(job, options, target, programs) if options.start else None
     if worst((climb.outcome, invariants)) == Outcome.PASS and climb.reached is not None:
         remember_proven(target.directory, _proven(job, copy.replayed, climb.reached, target, name))
     finish_target(target)
-    if not options.start:
-        return None
+    forget_replay(target.directory)
+    return address
+
+
+def _start(job: Job, options: RecoverOptions, target: Target, programs: Programs) -> str:
     superuser = job.best.commit.superuser
     server = start_server(programs, target.directory, superuser, target.owner, options.port, _START_TIMEOUT_S)
     return server.url
+
+
+def _made_before(job: Job, options: RecoverOptions, level: Level, watch: Stopwatch) -> Recovery | None:
+    """Return what the same plan has made there already, with a server where one is wished; None where it has not.
+
+    The latest moment is another one each time.
+    """
+    directory, commit = options.into.absolute(), job.best.commit
+    proven = read_proven(directory) if job.target.kind != TargetKind.LATEST else None
+    if proven is None or proven.plan_hash != job.plan.plan_hash or Level[proven.level] < level:
+        return None
+    owner = server_account(options.server_user)
+    target = Target(directory, directory.with_name(directory.name + ".tablespaces"), owner)
+    port, address = port_of(directory), None
+    if options.start and port is None:
+        address = _start(job, options, target, find_programs(commit.server_major, options.pg_bindirs))
+        port = options.port
+    said = f"shown when the same plan made this copy, {proven.id}"
+    steps = [one for one in Level if one <= Level[proven.level]]
+    return Recovery(
+        backup_id=proven.backup_id,
+        region=proven.region,
+        data_directory=directory,
+        tablespaces={space.oid: target.tablespaces / str(space.oid) for space in commit.tablespaces},
+        port=port,
+        connection_string=address,
+        recovered_to_at=proven.recovered_to_at,
+        recovered_to_lsn=proven.recovered_to_lsn,
+        restored_bytes=0,
+        duration_s=watch.elapsed_s,
+        proof=proven.level,
+        outcome=Outcome.PASS,
+        steps=tuple(Step(level=one.name, outcome=Outcome.PASS, evidence=said, duration_s=0.0) for one in steps),
+        target=proven.target,
+        plan_hash=proven.plan_hash,
+        timeline=proven.timeline,
+    )
 
 
 def _proven(job: Job, done: Replayed, reached: Level, target: Target, name: str) -> Proven:
