@@ -26,7 +26,7 @@ demo-stop: setup
 
 test: setup
 	@.ci/system-packages test
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check

@@ -12,14 +12,13 @@ from bb_ops_tests.support.postgres import BUILDS, Build, available
 from bb_ops_tests.support.programs import SYSTEM_PROGRAMS, missing_packages
 from bb_ops_tests.support.rooms import make_room, remove_room
 
-_LEFT_OUT = pytest.StashKey[Counter[str]]()
+_LEFT_OUT = "left out"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark, prepare the count of what is left out, and make a stop an orderly one."""
+    """Declare the mark, and make a stop an orderly one."""
     words = ", ".join(SYSTEM_PROGRAMS)
     config.addinivalue_line("markers", f"requires(*programs): system programs that the test needs; one of {words}")
-    config.stash[_LEFT_OUT] = Counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops the tests gets everything cleaned up
 
 
@@ -32,13 +31,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     message = f"needs the Debian package {' and '.join(packages)}: apt-get install {' '.join(packages)}"
     if os.environ.get("CI") == "true":
         pytest.fail(f"{message} (with CI=true nothing may be left out)", pytrace=False)
-    item.config.stash[_LEFT_OUT].update(packages)
+    item.user_properties += [(_LEFT_OUT, package) for package in packages]  # also told from another process
     pytest.skip(message)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say once, at the end, what was left out for want of which package."""
-    left_out = config.stash[_LEFT_OUT]
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if report.when == "setup"]
+    properties = [entry for report in skipped for entry in report.user_properties]
+    left_out = Counter(str(package) for name, package in properties if name == _LEFT_OUT)
     if not left_out:
         return
     terminalreporter.section("left out")
