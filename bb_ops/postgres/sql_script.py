@@ -16,10 +16,14 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _SIMPLE = re.compile(
-    rb"""\s*+[A-Za-z] (?: [^'";\\$/-]++ | '[^'\\]*+' | "[^"]*+" | -(?!-) | /(?!\*) )*+ ;""",
+    rb"""\s*[A-Za-z][^'";\\$/-]* (?: (?: '[^'\\]*' | "[^"]*" | -(?!-) | /(?!\*) ) [^'";\\$/-]* )* ;""",
     re.VERBOSE,
 )
-"""A whole statement that nothing in it makes hard to read: it is taken at once, which is ten times as fast."""
+"""A whole statement that nothing in it makes hard to read: it is taken at once, which is ten times as fast.
+
+Every repeated part begins with a character that the part before cannot hold, so that a failure costs no more than a
+success. Possessive quantifiers would say that shorter, and are wrong in Python up to 3.11.4 (gh-106052).
+"""
 _QUOTED = re.compile(rb"""("[^"]*"?)|'[^']*'?""")
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
 _COPY = re.compile(rb"COPY\b", re.IGNORECASE)

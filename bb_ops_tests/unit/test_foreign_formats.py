@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bb_ops.errors import IntegrityError
@@ -97,6 +97,8 @@ def test_a_splitter_loses_nothing(data: bytes, size: int) -> None:
         assert out == data
 
 
+@example(["'", ";\n"])
+@example(['"', ";\n", "a "])
 @given(st.lists(st.sampled_from(["a ", "'", '"', "''", "x''y", "-", "/", "*", "$$", "\\", "E'", ";\n", "\n", "1"])))
 def test_the_quick_way_sees_what_the_thorough_one_sees(tokens: list[str]) -> None:
     def seen(start: bytes) -> list[tuple[Kind, bytes]]:
