@@ -219,7 +219,7 @@ class Fed:
         self._attended = attended
         self._may_end_early = may_end_early
         self._ended = False
-        self._output = _Collector(attended.child.stdout, _MOST_COLLECTED_BYTES)
+        self._output = attended.collect(attended.child.stdout, _MOST_COLLECTED_BYTES)
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Give it the next bytes.
@@ -279,10 +279,17 @@ class _Attended:
         self.name = name
         self._timeout_s = timeout_s
         self._overdue = False
-        self._complaints = _Collector(child.stderr, _TAIL_CHARACTERS * 4)
+        self._collectors: list[_Collector] = []
+        self._complaints = self.collect(child.stderr, _TAIL_CHARACTERS * 4)
         self._timer = Timer(timeout_s, self._stop)
         self._timer.daemon = True
         self._timer.start()
+
+    def collect(self, pipe: IO[bytes] | None, most_bytes: int) -> _Collector:
+        """Read a pipe in the background; it is closed only when its end was read."""
+        collector = _Collector(pipe, most_bytes)
+        self._collectors.append(collector)
+        return collector
 
     def pieces(self) -> Iterator[bytes]:
         """Yield standard output; ends only where the program ended well."""
@@ -304,7 +311,8 @@ class _Attended:
         self._timer.cancel()
         if self.child.poll() is None:
             kill_group(self.child)
-        self._complaints.text()
+        for collector in self._collectors:
+            collector.text()  # a descriptor that is closed under its reader may be another file's by then
         for pipe in (self.child.stdin, self.child.stdout, self.child.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):

@@ -119,7 +119,8 @@ def _leftovers_are_named_and_removed(command: BbOps, repository: Path) -> None:
     assert all(folder.name in messages for folder in uncommitted if objects_in(folder))
     command.run("doctor", "--remove-leftovers").expect(0)
     assert not list(repository.rglob("*.bb_ops-partial"))
-    assert all((path / "COMMIT.json").exists() for path in _backup_folders(repository))
+    left = [path for path in _backup_folders(repository) if not (path / "COMMIT.json").exists()]
+    assert not any(list(path.iterdir()) for path in left), "an empty folder is no object, all else is a leftover"
 
 
 def objects_in(folder: Path) -> list[Path]:
