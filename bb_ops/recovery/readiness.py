@@ -178,7 +178,7 @@ def _facts(
     plan, _ = plan_from(known, living[0].repository.cluster, _LATEST, now)
     return CaseFacts(
         dead=dead,
-        survivors=names,
+        survivors=tuple(one.facts.region for one in known),  # one that cannot be looked at is left to nobody
         plan=plan,
         open_gaps=tuple(gap for one in known for gap in _open_gaps(one)),
         proven=max((proof for one in known for proof in _proven(one)), default=None),
